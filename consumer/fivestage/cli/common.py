@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from fivestage.errors import ConfigurationError, FivestageError, InvalidAppError
-from fivestage.pipeline.loader import authors_traceback
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Coroutine, Iterator
 
     from fivestage.settings import Settings
@@ -69,14 +68,18 @@ def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) 
     except ConfigurationError as error:
         _exit(f"fivestage: {error}", 2)
     except InvalidAppError as error:
+        from fivestage.pipeline.loader import authors_traceback
+
         _exit(f"{authors_traceback(error)}fivestage: {error}", 2)
     except FivestageError as error:
         _exit(f"fivestage: {error}", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(reader_gone) from None
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        raise typer.Exit(interrupted) from None
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "CancelledError":
+            raise typer.Exit(interrupted) from None  # by name: --help should not have to import asyncio
+        raise
 
 
 def _exit(text: str, code: int) -> None:
@@ -112,10 +115,14 @@ def run_while_read(work: Coroutine[Any, Any, T]) -> T:
             output, which may never come.
         KeyboardInterrupt: one of the signals, or Ctrl-C.
     """
+    import asyncio
+
     return asyncio.run(_run_while_read(work))
 
 
 async def _run_while_read(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
     causes: list[type[BaseException]] = []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import stat
@@ -12,12 +11,10 @@ from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
-from pydantic import ValidationError
 
 from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
 from fivestage.cli.progress import counting
 from fivestage.errors import ConfigurationError
-from fivestage_schemas import QueryEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -50,6 +47,8 @@ def produce(
 
     Example: `echo '{"query_id": "a", "user_input": "2+2"}' | fivestage produce -`
     """
+    import asyncio
+
     _check_usage(text, file, lane, budget_ms)
     event = _event(text, lane, budget_ms) if text is not None and text != "-" else None
     settings = load_settings(config, bootstrap)
@@ -79,6 +78,10 @@ def _check_usage(text: str | None, file: Path | None, lane: str | None, budget_m
 
 
 def _event(text: str, lane: str | None, budget_ms: int | None) -> bytes:
+    from pydantic import ValidationError
+
+    from fivestage_schemas import QueryEvent
+
     try:
         event = QueryEvent(query_id=str(uuid.uuid4()), user_input=text, lane=lane, budget_ms=budget_ms)
     except ValidationError as error:
