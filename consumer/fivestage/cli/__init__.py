@@ -14,7 +14,21 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fivestage.cli import broker, config, demo, dlq, explain, produce, run, top, topics, watch
+from fivestage.cli import (
+    ask,
+    broker,
+    check,
+    config,
+    demo,
+    dlq,
+    explain,
+    new,
+    produce,
+    run,
+    top,
+    topics,
+    watch,
+)
 from fivestage.cli.common import errors_as_one_line, quieten_clients
 from fivestage.cli.version import VersionOption
 
@@ -51,6 +65,9 @@ app.command("demo")(demo.demo)
 app.command("produce")(produce.produce)
 app.command("watch")(watch.watch)
 app.command("top")(top.top)
+app.command("new")(new.new)
+app.command("check")(check.check)
+app.command("ask")(ask.ask)
 app.command("explain")(explain.explain)
 app.command("broker")(broker.broker)
 app.add_typer(topics.app, name="topics")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from fivestage.settings import Settings
+    from fivestage_schemas import QueryEvent
 
 T = TypeVar("T")
 
@@ -46,6 +47,23 @@ def load_settings(config: Path | None, bootstrap: str | None = None) -> Settings
     from fivestage.settings import Settings
 
     return Settings.load(config, {"kafka": {"bootstrap_servers": bootstrap}} if bootstrap else None)
+
+
+def query_event(query_id: str, text: str, lane: str | None, budget_ms: int | None) -> QueryEvent:
+    """Make the event of a query that is given on the command line.
+
+    Raises:
+        ConfigurationError: the event may not have such a value.
+    """
+    from pydantic import ValidationError
+
+    from fivestage_schemas import QueryEvent
+
+    try:
+        return QueryEvent(query_id=query_id, user_input=text, lane=lane, budget_ms=budget_ms)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}") from None
 
 
 @contextlib.contextmanager

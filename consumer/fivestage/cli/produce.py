@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
+from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings, query_event
 from fivestage.cli.progress import counting
 from fivestage.errors import ConfigurationError
 
@@ -78,15 +78,7 @@ def _check_usage(text: str | None, file: Path | None, lane: str | None, budget_m
 
 
 def _event(text: str, lane: str | None, budget_ms: int | None) -> bytes:
-    from pydantic import ValidationError
-
-    from fivestage_schemas import QueryEvent
-
-    try:
-        event = QueryEvent(query_id=str(uuid.uuid4()), user_input=text, lane=lane, budget_ms=budget_ms)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}") from None
+    event = query_event(str(uuid.uuid4()), text, lane, budget_ms)
     return event.model_dump_json(exclude_none=True).encode()
 
 

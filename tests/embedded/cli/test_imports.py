@@ -35,7 +35,11 @@ MAY_IMPORT = {
     "explain a --file /dev/null": OPTIONS | {"asyncio", "rich"},
     "produce a --bootstrap 127.0.0.1:1": SETTINGS
     | {"aiokafka", "cramjam", "fivestage.pipeline", "rich", "structlog"},
+    "new shop": OPTIONS,
+    "check small:app": OPTIONS | {"asyncio", "fivestage.pipeline", "rich"},
+    "ask small:app hello": SETTINGS | {"fivestage.pipeline", "rich", "structlog"},
 }
+APP = "from fivestage import Pipeline\napp = Pipeline()\n"
 CODE = """
 import sys
 from fivestage.__main__ import main
@@ -50,6 +54,7 @@ finally:
 @pytest.mark.parametrize("line", MAY_IMPORT)
 def test_a_command_imports_what_it_needs(line: str, tmp_path: Path) -> None:
     """A command imports no other heavy module than those that it needs."""
+    (tmp_path / "small.py").write_text(APP, encoding="utf-8")
     ran = subprocess.run(
         [sys.executable, "-c", CODE, *line.split()],
         cwd=tmp_path,
