@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -11,11 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from fivestage.cli import app
-from support.documents import blocks
+from support.documents import blocks, commands, section, text_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+AUTHORS = text_of("docs/authors.md")
 FILES = {"README.md", "app.py", "fivestage.toml", "pyproject.toml", "test_app.py"}
 
 
@@ -98,3 +100,23 @@ def test_refuses_what_it_could_spoil(
     ran = CliRunner().invoke(app, ["new", name])
     assert (ran.exit_code, text in ran.stderr) == (2, True)
     assert {path.name for path in tmp_path.rglob("*")} == {"full", "file", "notes.txt"}
+
+
+def test_printed_commands(tmp_path: Path) -> None:
+    """The commands of docs/authors.md work one after the other."""
+    lines = commands(section("Try an app: `ask`, `check`, `dev`, `bench`", AUTHORS))[:3]
+    new, check, ask = (shlex.split(line) for line in lines)
+    assert new == ["fivestage", "new", "shop"]
+    run(tmp_path, *new)
+    assert "no problems found" in run(tmp_path / "shop", *check)
+    assert "  success  node greeter" in run(tmp_path / "shop", *ask)
+
+
+def test_printed_tests_pass(tmp_path: Path) -> None:
+    """The tests that docs/authors.md prints pass on the app that it prints."""
+    (node, *_) = blocks("python", section("Clients, pools, models", AUTHORS))
+    (tests,) = blocks("python", section("Test a node", AUTHORS))
+    (tmp_path / "myapp.py").write_text(node, encoding="utf-8")
+    (tmp_path / "test_myapp.py").write_text(tests, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n", encoding="utf-8")
+    assert "2 passed" in run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", PYTHONPATH=".")
