@@ -33,12 +33,16 @@ def test_exports_are_sorted_and_there(module: str) -> None:
 @pytest.mark.parametrize("module", ["fivestage", "fivestage_schemas"])
 def test_nothing_leaks(module: str) -> None:
     """No public name exists beside ``__all__`` and the submodules."""
-    names = {
-        name
-        for name, value in vars(importlib.import_module(module)).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
-    }
-    assert names == set(importlib.import_module(module).__all__)
+    loaded = importlib.import_module(module)
+    found = {name: getattr(loaded, name) for name in dir(loaded) if not name.startswith("_")}
+    names = {name for name, value in found.items() if not isinstance(value, types.ModuleType)}
+    assert names == set(loaded.__all__)
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    """A misspelt name fails as in any other module."""
+    with pytest.raises(AttributeError, match="module 'fivestage' has no attribute 'Pipline'"):
+        getattr(fivestage, "Pipline")  # noqa: B009 - a type checker finds it otherwise
 
 
 @pytest.mark.parametrize("module", MODULES)

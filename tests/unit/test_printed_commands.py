@@ -13,7 +13,11 @@ IMAGE = "tests/kafka/deploy/test_image.py::test_answers_without_rights"
 TERMINAL = "tests/embedded/cli/test_terminal_page.py::test_printed_commands"
 TOPICS = "tests/kafka/test_commands.py::test_create_then_check"
 KAFKA_IMAGE = "tests/kafka/test_broker.py::test_version"
+AUTHORS = "tests/embedded/cli/test_new.py::test_printed_commands"
 RUN_BY = {
+    "fivestage new shop": AUTHORS,
+    "fivestage check app:app": AUTHORS,
+    "fivestage ask app:app": AUTHORS,
     "fivestage broker": "tests/embedded/cli/test_round_trip.py::test_broker_and_run_end",
     "fivestage demo": "tests/embedded/cli/test_demo.py::test_demo_adds_up",
     "fivestage run myapp:app": WITH_A_BROKER,

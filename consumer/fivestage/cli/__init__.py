@@ -14,7 +14,21 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fivestage.cli import broker, config, demo, dlq, explain, produce, run, top, topics, watch
+from fivestage.cli import (
+    ask,
+    broker,
+    check,
+    config,
+    demo,
+    dlq,
+    explain,
+    new,
+    produce,
+    run,
+    top,
+    topics,
+    watch,
+)
 from fivestage.cli.common import errors_as_one_line, quieten_clients
 from fivestage.cli.version import VersionOption
 
@@ -33,7 +47,6 @@ app = typer.Typer(
     cls=_Commands,
     name="fivestage",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -52,6 +65,9 @@ app.command("demo")(demo.demo)
 app.command("produce")(produce.produce)
 app.command("watch")(watch.watch)
 app.command("top")(top.top)
+app.command("new")(new.new)
+app.command("check")(check.check)
+app.command("ask")(ask.ask)
 app.command("explain")(explain.explain)
 app.command("broker")(broker.broker)
 app.add_typer(topics.app, name="topics")

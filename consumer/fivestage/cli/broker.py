@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -23,6 +22,8 @@ def broker(
 
     Example: `fivestage broker`, then in another terminal `fivestage run`
     """
+    import asyncio
+
     from fivestage.kafka import embedded_broker
 
     names = load_settings(config).topics.all

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from fivestage.errors import ConfigurationError, FivestageError, InvalidAppError
-from fivestage.pipeline.loader import authors_traceback
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Coroutine, Iterator
 
     from fivestage.settings import Settings
+    from fivestage_schemas import QueryEvent
 
 T = TypeVar("T")
 
@@ -49,6 +49,23 @@ def load_settings(config: Path | None, bootstrap: str | None = None) -> Settings
     return Settings.load(config, {"kafka": {"bootstrap_servers": bootstrap}} if bootstrap else None)
 
 
+def query_event(query_id: str, text: str, **fields: Any) -> QueryEvent:
+    """Make the event of a query that is given on the command line, with optional fields.
+
+    Raises:
+        ConfigurationError: the event may not have such a value.
+    """
+    from pydantic import ValidationError
+
+    from fivestage_schemas import QueryEvent
+
+    try:
+        return QueryEvent(query_id=query_id, user_input=text, **fields)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}") from None
+
+
 @contextlib.contextmanager
 def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) -> Iterator[None]:
     """Turn expected errors, Ctrl-C and a closed pipe into an exit code and at most one line of text.
@@ -69,14 +86,18 @@ def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) 
     except ConfigurationError as error:
         _exit(f"fivestage: {error}", 2)
     except InvalidAppError as error:
+        from fivestage.pipeline.loader import authors_traceback
+
         _exit(f"{authors_traceback(error)}fivestage: {error}", 2)
     except FivestageError as error:
         _exit(f"fivestage: {error}", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(reader_gone) from None
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        raise typer.Exit(interrupted) from None
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "CancelledError":
+            raise typer.Exit(interrupted) from None  # by name: --help should not have to import asyncio
+        raise
 
 
 def _exit(text: str, code: int) -> None:
@@ -112,10 +133,14 @@ def run_while_read(work: Coroutine[Any, Any, T]) -> T:
             output, which may never come.
         KeyboardInterrupt: one of the signals, or Ctrl-C.
     """
+    import asyncio
+
     return asyncio.run(_run_while_read(work))
 
 
 async def _run_while_read(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
     causes: list[type[BaseException]] = []
 

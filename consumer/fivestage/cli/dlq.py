@@ -21,12 +21,11 @@ from fivestage.cli.common import (
     run_while_read,
 )
 from fivestage.cli.progress import counting
-from fivestage.core.codec.dead_letter import DeadLetter, Mark, Selection
-from fivestage.core.codec.decode import UnreadableReason
 from fivestage.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fivestage.cli.rows import RowPrinter
+    from fivestage.core.codec.dead_letter import DeadLetter, Selection
     from fivestage.settings import Settings
 
 PAYLOAD_CHARS = 400
@@ -112,6 +111,9 @@ def replay(
 def _selection(
     topic: str | None, reasons: list[str] | None, since: str | None, until: str | None
 ) -> Selection:
+    from fivestage.core.codec.dead_letter import Selection
+    from fivestage.core.codec.decode import UnreadableReason
+
     known = {str(reason) for reason in UnreadableReason}
     for reason in reasons or ():
         if reason not in known:
@@ -133,6 +135,7 @@ def _seconds(option: str, text: str | None) -> float | None:
 async def _list(
     settings: Settings, selection: Selection, limit: int, *, as_json: bool, show_payload: bool
 ) -> None:
+    from fivestage.core.codec.dead_letter import Mark
     from fivestage.kafka.tools.dead_letters import letters
 
     found: list[DeadLetter] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import stat
@@ -12,12 +11,10 @@ from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
-from pydantic import ValidationError
 
-from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
+from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings, query_event
 from fivestage.cli.progress import counting
 from fivestage.errors import ConfigurationError
-from fivestage_schemas import QueryEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -57,6 +54,8 @@ def produce(
 
     Example: `echo '{"query_id": "a", "user_input": "2+2"}' | fivestage produce -`
     """
+    import asyncio
+
     fields = {"lane": lane, "budget_ms": budget_ms, "allow_partial": allow_partial}
     _check_usage(text, file, fields)
     event = _event(text, fields) if text is not None and text != "-" else None
@@ -88,11 +87,7 @@ def _check_usage(text: str | None, file: Path | None, fields: Mapping[str, Any])
 
 
 def _event(text: str, fields: Mapping[str, Any]) -> bytes:
-    try:
-        event = QueryEvent(query_id=str(uuid.uuid4()), user_input=text, **fields)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}") from None
+    event = query_event(str(uuid.uuid4()), text, **fields)
     return event.model_dump_json(exclude_none=True).encode()
 
 

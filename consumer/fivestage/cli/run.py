@@ -13,7 +13,6 @@ import typer
 
 from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
 from fivestage.errors import ConfigurationError, InvalidAppError
-from fivestage.pipeline.loader import authors_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +61,7 @@ def errors_as_log_lines() -> Iterator[None]:
     import structlog
 
     from fivestage.observability.log_output import output
+    from fivestage.pipeline.loader import authors_traceback
 
     try:
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +32,8 @@ def create(
 
     Example: `fivestage topics create --partitions 12 --replication-factor 3`
     """
+    import asyncio
+
     settings = load_settings(config, bootstrap)
     with counting("creating topics"):
         created, note = asyncio.run(_create(settings, partitions, replication_factor))
@@ -69,6 +70,8 @@ def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> Non
 
     Example: `fivestage topics check --bootstrap localhost:9092`
     """
+    import asyncio
+
     from fivestage.kafka import topics
 
     settings = load_settings(config, bootstrap)

@@ -7,7 +7,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
-from pydantic import ValidationError
 
 from fivestage.cli.common import (
     BootstrapOption,
@@ -18,11 +17,11 @@ from fivestage.cli.common import (
     run_while_read,
 )
 from fivestage.errors import ConfigurationError
-from fivestage_schemas import PipelineResult, PipelineStatus
 
 if TYPE_CHECKING:
     from fivestage.cli.rows import RowPrinter
     from fivestage.settings import Settings
+    from fivestage_schemas import PipelineResult
 
 
 UUID_WIDTH = 110
@@ -30,7 +29,8 @@ UUID_WIDTH = 110
 WATERFALL_WIDTH = 140
 """From this width of the terminal on, waterfalls are shown without being asked for."""
 WATERFALL_CELLS = 25
-STATUSES = (*(str(status) for status in PipelineStatus), "degraded", "partial")
+STATUSES = ("success", "error", "timeout", "expired", "degraded", "partial")
+"""Those of PipelineStatus, which the help should not have to import, ``degraded`` and ``partial``."""
 
 
 class Filter(NamedTuple):
@@ -138,6 +138,10 @@ async def _watch(
 
 
 def _result(value: bytes) -> PipelineResult | None:
+    from pydantic import ValidationError
+
+    from fivestage_schemas import PipelineResult
+
     try:
         return PipelineResult.model_validate_json(value)
     except ValidationError:

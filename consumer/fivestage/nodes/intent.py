@@ -10,7 +10,8 @@ from fivestage.nodes.text import word_set, words
 if TYPE_CHECKING:
     from fivestage.pipeline.context import Query, StageContext
 
-MATHEMATICAL, FACTUAL, GREETING, GENERAL = "mathematical", "factual", "greeting", "general"
+INTENTS = MATHEMATICAL, FACTUAL, GREETING, GENERAL = "mathematical", "factual", "greeting", "general"
+"""Those that this stage finds."""
 
 MAX_LENGTH = 500
 """Characters of a question that the rules read."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from fivestage.errors import InvalidAppError
 from fivestage.pipeline.context import NoResources, NoThreads, OpenResources, Query, Threads, find_open
 from fivestage.pipeline.node import Batch, Handler, check_function, is_coroutine_function
-from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from fivestage.pipeline.resource import Resource
@@ -35,7 +34,7 @@ class BatchItem:
 
     query: Query
     """The query."""
-    results: Mapping[StageType, Any] = field(default_factory=dict, repr=False)
+    results: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What its earlier stages returned, as ``StageContext.results``."""
     deadline: float = inf
     """When its stage ends (monotonic seconds)."""

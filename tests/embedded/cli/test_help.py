@@ -3,8 +3,6 @@ from __future__ import annotations
 import platform
 import re
 import shlex
-import subprocess
-import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +16,6 @@ from support.documents import DOCUMENTS, commands, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-HEAVY = {
-    "aiohttp",
-    "aiokafka",
-    "confluent_kafka",
-    "opentelemetry.sdk",
-    "prometheus_client",
-    "rich.live",
-    "structlog",
-}
 
 
 def _commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -82,13 +70,12 @@ def test_no_arguments_shows_help() -> None:
     assert (shown.exit_code, "Usage:" in shown.output) == (2, True)
 
 
-def test_help_is_light() -> None:
-    """--help imports no Kafka client, telemetry or web server."""
-    code = "import sys, fivestage.cli; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
-    )
-    assert not HEAVY & set(done.stdout.split())
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_of_a_shell(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--show-completion`` prints the script of the shell that it is called from."""
+    monkeypatch.setattr("typer.completion._get_shell_name", lambda: shell)
+    shown = CliRunner().invoke(app, ["--show-completion"], prog_name="fivestage")
+    assert (shown.exit_code, "_FIVESTAGE_COMPLETE=complete_" + shell in shown.output) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def print_explanation(found: Explanation, *, show_text: bool) -> None:
     width = min(console.width, MAX_WIDTH)
     facts = list(_facts(found))
     if show_text:
-        facts += [(name, _shown(value)) for name, value in found.text().items()]
+        facts += [(name, _shown(value)) for name, value in found.text().items() if value is not None]
     lines = rows.spread(_head(found), width, gap=2)
     lines += _timeline(found, width, unicode=console.draws_unicode)
     for line in lines:

@@ -1,0 +1,117 @@
+"""``fivestage ask``: one question to an app, without Kafka."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+APP = """
+import asyncio
+import sys
+import time
+
+from fivestage import Pipeline
+
+app = Pipeline(builtins=False)
+
+
+@app.resource
+async def client():
+    print("opened", file=sys.stderr)
+    yield "client"
+    print("closed", file=sys.stderr)
+
+
+@app.node("mine", intents={"general", "greeting"})
+async def mine(query, ctx):
+    word = query.user_input
+    if word == "fail":
+        raise ValueError("a reason")
+    if word == "thread":
+        await asyncio.to_thread(time.sleep, 3600)
+    if word == "deaf":
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+    if word == "leave":
+        asyncio.create_task(asyncio.sleep(3600))
+    if word == "block":
+        time.sleep(0.5)
+    return {"answer": [ctx.use(client), ctx.lane, word], "confidence": 0.5}
+"""
+
+
+def ask(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder with the app."""
+    (folder / "small.py").write_text(APP, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-m", "fivestage", "ask", "small:app", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_prints_answer_and_waterfall(tmp_path: Path) -> None:
+    """The app's resources are opened and closed; the answer and each stage are printed."""
+    ran = ask(tmp_path, "hello", "--budget-ms", "60000")
+    assert (ran.returncode, ran.stderr) == (0, "opened\nclosed\n")
+    assert 'answer     ["client", "prod", "hello"]' in ran.stdout
+    assert "  success  node mine  lane prod  " in ran.stdout
+    for stage in ("intent", "decision", "processing", "validation", "reflection"):
+        assert f"\n{stage} " in ran.stdout
+    assert "\nerror " not in ran.stdout
+
+
+def test_prints_the_event_as_json(tmp_path: Path) -> None:
+    """``--json`` prints the result as the service would publish it."""
+    ran = ask(tmp_path, "hello", "--json", "--lane", "canary")
+    found = json.loads(ran.stdout)
+    assert (found["status"], found["answer"], found["lane"]) == (
+        "success",
+        ["client", "canary", "hello"],
+        "canary",
+    )
+
+
+def test_a_node_that_raises(tmp_path: Path) -> None:
+    """The exit code is 1; the error, and where it was raised, are printed."""
+    ran = ask(tmp_path, "fail")
+    assert ran.returncode == 1
+    assert "error      Processing failed: a reason" in ran.stdout
+    assert "error_type=ValueError" in ran.stderr
+    assert f"where={tmp_path / 'small.py'}:22" in ran.stderr
+
+
+@pytest.mark.parametrize("word", ["thread", "deaf", "block"])
+def test_code_that_does_not_come_back(tmp_path: Path, word: str) -> None:
+    """The command ends with a timeout, whatever the node does with its thread or its cancellation."""
+    ran = ask(tmp_path, word)
+    assert ran.returncode == 1
+    assert "  timeout  node mine" in ran.stdout
+
+
+def test_a_task_that_is_left(tmp_path: Path) -> None:
+    """Tasks that a node leaves behind are cancelled, without a word."""
+    ran = ask(tmp_path, "leave", "--budget-ms", "60000")
+    assert (ran.returncode, ran.stderr) == (0, "opened\nclosed\n")
+
+
+def test_wrong_use(tmp_path: Path) -> None:
+    """A lane that no query may have, and an app that is not there, exit with 2."""
+    ran = ask(tmp_path, "hello", "--lane", "a b")
+    assert (ran.returncode, ran.stdout, ran.stderr[:16]) == (2, "", "fivestage: lane:")
+    (tmp_path / "fivestage.toml").write_text("[pipeline]\ntotal_timeout_ms = 0\n", encoding="utf-8")
+    ran = ask(tmp_path, "hello", "--config", "fivestage.toml")
+    assert (ran.returncode, "pipeline.total_timeout_ms" in ran.stderr) == (2, True)

@@ -1,0 +1,236 @@
+"""``fivestage check``: what it finds in an app, and what it prints."""
+
+from __future__ import annotations
+
+import functools
+import json
+import types
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from fivestage import Pipeline
+from fivestage.cli import app as command
+from fivestage.cli.check.findings import Findings, find
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+
+async def answer(query: Any, ctx: Any) -> Any:
+    """Do what a node does."""
+
+
+def app_with(**options: Any) -> Pipeline:
+    """A Pipeline with the built-in nodes, and one more."""
+    app = Pipeline()
+    app.node("mine", **options)(answer)
+    return app
+
+
+def test_nothing_is_found_in_a_good_app() -> None:
+    """The built-in app, and one with a node for a built-in intent, have no problems."""
+    assert find(Pipeline()) == Findings()
+    assert find(app_with(intents={"greeting"})) == Findings()
+
+
+def test_a_node_without_intents() -> None:
+    """The built-in decision never chooses it; the author's own may."""
+    app = app_with()
+    assert [text[:33] for text in find(app).errors] == ["node mine: is never chosen: the bu"[:33]]
+    assert 'add intents={"general"}' in find(app).errors[0]
+    app.decision(answer)
+    assert find(app) == Findings()
+
+
+def test_an_intent_that_queries_never_have() -> None:
+    """A node for intents that the built-in stage does not know is never chosen; a typo is a warning."""
+    app = app_with(intents={"question"})
+    (error,) = find(app).errors
+    assert error.startswith("node mine: is never chosen: the built-in intent stage knows mathematical,")
+    app.intent(answer)
+    assert find(app) == Findings()
+    found = find(app_with(intents={"greeting", "greetng"}))
+    assert (found.errors, found.warnings[0][:37]) == ([], "node mine: is not chosen for greetng:")
+
+
+def test_intents_that_no_node_takes() -> None:
+    """Without the built-in nodes some queries end as errors, or all."""
+    app = Pipeline(builtins=False)
+    assert (
+        find(app).errors[0].startswith("no node takes the intents mathematical, factual, greeting, general:")
+    )
+    app.node("mine", intents={"greeting"})(answer)
+    assert find(app).warnings[0].startswith("no node takes the intents mathematical, factual, general:")
+    app.node("rest", intents={"general"})(answer)
+    assert find(app) == Findings()
+    own = Pipeline(builtins=False)
+    own.intent(answer)
+    assert find(own).errors == ["there is no node: declare one with @app.node(name, intents={...})"]
+
+
+def test_a_check_that_is_never_called() -> None:
+    """A node's validate belongs to the built-in validation."""
+    app = app_with(intents={"greeting"}, validate=answer)
+    assert find(app) == Findings()
+    app.validation(answer)
+    assert find(app).warnings[0].startswith("node mine: its validate is never called:")
+
+
+class WithResources:
+    """An app with an ``async def`` and a ``def`` resource."""
+
+    def __init__(self) -> None:
+        self.app = Pipeline()
+
+        async def http() -> AsyncIterator[str]:
+            yield "client"
+
+        def model() -> Iterator[str]:
+            yield "model"
+
+        self.http = self.app.resource(http)
+        self.model = self.app.resource(model)
+        self.module = types.ModuleType("clients")
+        vars(self.module)["http"] = self.http
+
+    def users(self) -> dict[str, Callable[..., Any]]:
+        """Functions that use the ``async def`` resource, each in another way."""
+        http, clients = self.http, self.module
+
+        def directly(_query: Any, ctx: Any) -> Any:
+            return ctx.use(http)
+
+        def inside(_query: Any, ctx: Any) -> Any:
+            def use() -> Any:
+                return ctx.use(http)
+
+            return [use() for _ in "ab"]
+
+        def in_module(_query: Any, ctx: Any) -> Any:
+            return ctx.use(clients.http)
+
+        def with_more(_more: int, _query: Any, ctx: Any) -> Any:
+            return ctx.use(http)
+
+        class Node:
+            def __call__(self, _query: Any, ctx: Any) -> Any:
+                return ctx.use(http)
+
+            def method(self, _query: Any, ctx: Any) -> Any:
+                return ctx.use(http)
+
+        @functools.wraps(directly)
+        def decorated(query: Any, ctx: Any) -> Any:
+            return directly(query, ctx)
+
+        partial = functools.partial(with_more, 1)
+        named: dict[str, Callable[..., Any]] = {
+            "partial": partial,
+            "object": Node(),
+            "method": Node().method,
+            "decorated": decorated,
+        }
+        return {"directly": directly, "inside": inside, "in_module": in_module, **named}
+
+
+@pytest.mark.parametrize("way", WithResources().users())
+def test_an_async_def_resource_in_a_def(way: str) -> None:
+    """A ``def`` node, stage or check cannot use a resource of the event loop, however it mentions it."""
+    one = WithResources()
+    function = one.users()[way]
+    text = "is a def, which runs in a thread, and uses the resource http, which is an async def"
+    one.app.node("mine", intents={"greeting"})(function)
+    assert [error.partition(": ")[0] for error in find(one.app).errors if text in error] == ["mine"]
+    one.app.validation(function)
+    assert [error.partition(": ")[0] for error in find(one.app).errors] == ["validation", "mine"]
+
+
+def test_resources_that_can_be_used() -> None:
+    """An ``async def`` uses both kinds of resources, a ``def`` those of the process."""
+    one = WithResources()
+    http, model = one.http, one.model
+
+    @one.app.node("a", intents={"greeting"})
+    async def on_loop(_query: Any, ctx: Any) -> Any:
+        return ctx.use(http), ctx.use(model)
+
+    @one.app.node("b", intents={"greeting"})
+    def in_thread(_query: Any, ctx: Any) -> Any:
+        return ctx.use(model)
+
+    assert find(one.app) == Findings()
+    other = Pipeline()
+    other.node("a", intents={"greeting"})(on_loop)
+    assert [text.partition(";")[0] for text in find(other).errors] == [
+        "a: uses the resource http, which belongs to another Pipeline",
+        "a: uses the resource model, which belongs to another Pipeline",
+    ]
+
+
+GOOD = """
+from fivestage import Pipeline
+
+app = Pipeline()
+
+
+@app.resource
+async def http():
+    yield "client"
+
+
+@app.node("greeter", intents={"greeting"}, not_failures=(KeyError, ValueError))
+async def greet(query, ctx):
+    return ctx.use(http)
+"""
+
+
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, *options: str) -> Any:
+    """Run the command on a module with that text."""
+    name = f"checked_{abs(hash((text, options)))}"
+    (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return CliRunner().invoke(command, ["check", f"{name}:app", *options])
+
+
+def test_prints_what_is_declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for each stage, node and resource, with its kind, place, intents and options."""
+    ran = run(tmp_path, monkeypatch, GOOD)
+    lines = [line.split() for line in ran.output.splitlines()]
+    assert ran.exit_code == 0
+    assert lines[0] == ["stage", "intent", "built", "in"]
+    name = lines[6][4].partition(".")[0]
+    assert (
+        lines[6] == f"node greeter async def {name}.py:12 greeting not_failures=KeyError, ValueError".split()
+    )
+    assert lines[7] == f"resource http async def {name}.py:7 one per event loop".split()
+    assert lines[8] == ["no", "problems", "found"]
+
+
+def test_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as one JSON object."""
+    found = json.loads(run(tmp_path, monkeypatch, GOOD, "--json").output)
+    assert (found["works"], found["errors"], found["warnings"]) == (True, [], [])
+    greeter = found["nodes"]["greeter"]
+    assert (greeter["intents"], greeter["options"], greeter["async"]) == (
+        ["greeting"],
+        {"not_failures": "KeyError, ValueError"},
+        True,
+    )
+    assert found["stages"]["intent"]["built_in"]
+    assert found["resources"]["http"]["async"]
+
+
+def test_exit_code_of_an_app_that_cannot_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 for an error that was found, and for a module that fails to import; 2 for one that is not there."""
+    ran = run(tmp_path, monkeypatch, GOOD.replace('"greeting"', '"question"'))
+    assert (ran.exit_code, ran.output.count("error: node greeter: is never chosen")) == (1, 1)
+    ran = run(tmp_path, monkeypatch, GOOD.replace("(query, ctx)", "(query)"))
+    assert (ran.exit_code, "declare it as async def greet(query, ctx)" in ran.stderr) == (1, True)
+    ran = run(tmp_path, monkeypatch, GOOD.replace("(query, ctx)", "(query"), "--json")
+    assert (ran.exit_code, json.loads(ran.stdout)["works"], "SyntaxError" in ran.stderr) == (1, False, True)
+    ran = CliRunner().invoke(command, ["check", "no_such_module:app"])
+    assert (ran.exit_code, "No module named" in ran.stderr) == (2, True)

@@ -1,0 +1,164 @@
+"""``fivestage.testing.call_node``: one node, as the processing stage calls it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fivestage import NodeError, NoNodeError, Pipeline, ResourceError, Unanswerable
+from fivestage.testing import call_node
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fivestage import Query, StageContext
+
+
+def app_of(function: Any, **options: Any) -> Pipeline:
+    """A Pipeline whose node ``qa`` is *function*."""
+    app = Pipeline()
+    app.node("qa", **options)(function)
+    return app
+
+
+async def test_returns_the_result_of_the_stage() -> None:
+    """The result has the node's data, its name and the limit that it was granted."""
+
+    async def answer(query: Query, ctx: StageContext) -> dict[str, Any]:
+        await asyncio.sleep(0.03)
+        return {"answer": [query.user_input, query.context["user"], ctx.lane], "confidence": 0.9}
+
+    result = await call_node(
+        app_of(answer), "qa", "hello", budget_ms=100, lane="canary", context={"user": "ada"}
+    )
+    assert result.data == {"answer": ["hello", "ada", "canary"], "confidence": 0.9}
+    assert (result.outcome, result.node, result.stage_type) == ("success", "qa", "processing")
+    assert result.timeout_ms == pytest.approx(100)
+    assert result.duration_ms == pytest.approx(30)
+
+
+async def test_a_node_sees_its_budget_and_its_intent() -> None:
+    """The node has the whole budget, and sees an intent that it takes, or the one that is given."""
+
+    async def seen(_query: Query, ctx: StageContext) -> Any:
+        return [ctx.remaining_ms(), ctx.results["intent"]["intent"], ctx.results["decision"], ctx.node]
+
+    app = app_of(seen, intents={"question", "chat"})
+    assert (await call_node(app, "qa", "x", budget_ms=70)).data == [pytest.approx(70), "chat", "qa", "qa"]
+    assert (await call_node(app, "qa", "x", intent="other")).data == [pytest.approx(120), "other", "qa", "qa"]
+    assert (await call_node(app_of(seen), "qa", "x")).data[1] == "general"
+
+
+async def test_raises_what_the_node_raised() -> None:
+    """The test sees the node's own exception, with its traceback, and no other node is called."""
+
+    async def fails(_query: Query, _ctx: StageContext) -> None:
+        raise ValueError("no such price")
+
+    app = app_of(fails, intents={"factual"})
+    with pytest.raises(ValueError, match="no such price") as raised:
+        await call_node(app, "qa", "What is the capital of France?")
+    assert raised.traceback[-1].name == "fails"
+
+    async def declines(_query: Query, _ctx: StageContext) -> None:
+        raise Unanswerable("no product was named")
+
+    with pytest.raises(Unanswerable):
+        await call_node(app_of(declines), "qa", "hello")
+
+
+async def test_a_timeout_is_a_result() -> None:
+    """A node that takes longer than its budget ends as a timeout, also if it raises when it is cancelled."""
+    ended = []
+
+    async def slow(_query: Query, _ctx: StageContext) -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            ended.append(asyncio.get_running_loop().time())
+            raise KeyError("cleaning up")
+
+    result = await call_node(app_of(slow), "qa", "hello", budget_ms=100)
+    assert (result.outcome, result.error_type, result.data) == ("timeout", "timeout", None)
+    assert ended == [pytest.approx(0.1)]
+
+
+async def test_data_that_is_no_json_is_an_error() -> None:
+    """What the stage would reject fails the test: bytes, or an exit."""
+
+    async def as_bytes(_query: Query, _ctx: StageContext) -> bytes:
+        return b"x"
+
+    with pytest.raises(NodeError, match=r"node 'qa': .*bytes"):
+        await call_node(app_of(as_bytes), "qa", "hello")
+
+    async def leaves(_query: Query, _ctx: StageContext) -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(NodeError, match="node 'qa': SystemExit: 3"):
+        await call_node(app_of(leaves), "qa", "hello")
+
+
+async def test_a_name_that_is_not_registered() -> None:
+    """The error names the nodes that there are."""
+    with pytest.raises(NoNodeError, match=r"there is no node 'q' \(registered: facts, math\)"):
+        await call_node(Pipeline(), "q", "hello")
+
+
+async def test_resources_are_opened_and_closed() -> None:
+    """The node uses the app's resources; an overridden one is not opened."""
+    app, events = Pipeline(), list[str]()
+
+    @app.resource
+    async def http() -> AsyncIterator[str]:
+        events.append("open")
+        yield "client"
+        events.append("close")
+
+    @app.node("qa", intents={"question"})
+    async def answer(_query: Query, ctx: StageContext) -> str:
+        return ctx.use(http)
+
+    assert (await call_node(app, "qa", "hello")).data == "client"
+    with app.override(http, "fake"):
+        assert (await call_node(app, "qa", "hello")).data == "fake"
+    assert events == ["open", "close"]
+
+
+async def test_a_resource_that_does_not_open() -> None:
+    """The error names the resource, and what its function raised."""
+    app = Pipeline()
+
+    @app.resource
+    async def http() -> AsyncIterator[str]:
+        raise OSError("no route")
+        yield ""
+
+    with pytest.raises(ResourceError, match="resource 'http' could not be opened within 10 s"):
+        await call_node(app, "math", "2+2")
+
+
+@pytest.mark.realtime
+async def test_a_def_runs_in_a_thread() -> None:
+    """A ``def`` node runs in a thread; its error is raised too, also from a coroutine that it returns."""
+    loop = asyncio.get_running_loop()
+
+    def blocks(query: Query, _ctx: StageContext) -> Any:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        if query.user_input == "fail":
+            raise ValueError("in the thread")
+        return later() if query.user_input == "later" else "done"
+
+    async def later() -> None:
+        assert asyncio.get_running_loop() is loop
+        raise ValueError("on the loop")
+
+    app = app_of(blocks)
+    assert (await call_node(app, "qa", "hello", budget_ms=5000)).data == "done"
+    with pytest.raises(ValueError, match="in the thread"):
+        await call_node(app, "qa", "fail", budget_ms=5000)
+    with pytest.raises(ValueError, match="on the loop"):
+        await call_node(app, "qa", "later", budget_ms=5000)
