@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fivestage.cli import broker, config, demo, dlq, explain, produce, run, top, topics, watch
+from fivestage.cli import broker, config, demo, dev, dlq, explain, produce, run, top, topics, watch
 from fivestage.cli.common import errors_as_one_line, quieten_clients
 from fivestage.cli.version import VersionOption
 
@@ -49,6 +49,7 @@ def _options(version: VersionOption = False) -> None:  # noqa: FBT002 - its call
 
 app.command("run")(run.run)
 app.command("demo")(demo.demo)
+app.command("dev")(dev.dev)
 app.command("produce")(produce.produce)
 app.command("watch")(watch.watch)
 app.command("top")(top.top)
