@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 9092
+PARTITIONS = 1
+"""Partitions of each topic: with more the log has a line for each, at the start."""
 
 
 def dev(
@@ -100,7 +102,7 @@ async def _serve(settings: Settings, app: Pipeline, target: str, sources: Source
     from fivestage.service.reload import Reloading
     from fivestage.service.service import Service
 
-    async with EmbeddedBroker(settings.topics.all, port=port) as broker:
+    async with EmbeddedBroker(settings.topics.all, partitions=PARTITIONS, port=port) as broker:
         service = Service(
             _on_broker(settings, broker.bootstrap),
             app,
