@@ -20,6 +20,7 @@ from fivestage.cli import (
     check,
     config,
     demo,
+    dev,
     dlq,
     explain,
     new,
@@ -62,6 +63,7 @@ def _options(version: VersionOption = False) -> None:  # noqa: FBT002 - its call
 
 app.command("run")(run.run)
 app.command("demo")(demo.demo)
+app.command("dev")(dev.dev)
 app.command("produce")(produce.produce)
 app.command("watch")(watch.watch)
 app.command("top")(top.top)

@@ -37,7 +37,7 @@ def run(
 
     Example: `fivestage run myapp:app --bootstrap localhost:9092`
     """
-    _harden_process()
+    harden_process()
     gc.disable()  # imports make no garbage; looking for it would take a tenth of their time
     from fivestage.observability import logging
     from fivestage.pipeline.loader import load_app
@@ -74,7 +74,7 @@ def errors_as_log_lines() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def _harden_process() -> None:
+def harden_process() -> None:
     """Disable core dumps, which would contain queries and secrets, and open closed standard streams.
 
     If a standard stream were closed, a socket could get its file descriptor, and a print would write to

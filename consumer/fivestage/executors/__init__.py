@@ -5,8 +5,8 @@
 interface of a worker, ``worker_set`` decides which workers there are, ``stall_detector``, ``stall_log`` and
 ``code_location`` are about blocked loops, ``worker_death`` ends the jobs that a dead worker takes with it,
 ``job_registry`` records what runs where. ``task_host`` runs jobs as tasks of one loop, ``mailbox`` connects
-two loops, ``abandoned_cpu`` and ``interpreter`` limit what abandoned code costs. ``inline`` runs jobs on
-the bus loop, for tests.
+two loops, ``abandoned_cpu`` and ``interpreter`` limit what abandoned code costs. ``reloadable`` replaces the
+app of a running executor, for development; ``inline`` runs jobs on the bus loop, for tests.
 
 Invariant: no exception is thrown into a thread, and no job keeps the bus loop waiting.
 """

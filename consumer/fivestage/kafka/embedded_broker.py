@@ -173,13 +173,18 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 class EmbeddedBroker:
     """The broker as a child process, for the length of an ``async with``.
 
+    Args:
+        topics: See ``serve``.
+        partitions: See ``serve``.
+        port: See ``serve``.
+
     Example:
         >>> async with EmbeddedBroker(["q"], partitions=8) as broker:  # doctest: +SKIP
         ...     print(broker.bootstrap)
     """
 
-    def __init__(self, topics: Sequence[str], *, partitions: int = 8) -> None:
-        self._arguments = [f"--partitions={partitions}", *topics]
+    def __init__(self, topics: Sequence[str], *, partitions: int = 8, port: int = 0) -> None:
+        self._arguments = [f"--partitions={partitions}", f"--port={port}", *topics]
         self._process: asyncio.subprocess.Process | None = None
         self.bootstrap = ""
 
@@ -228,9 +233,15 @@ class EmbeddedBroker:
 
 
 def _main() -> None:
-    partitions, *topics = sys.argv[1:]
-    count = int(partitions.removeprefix("--partitions="))
-    asyncio.run(serve(topics, partitions=count, until_eof=True))
+    options = [one for one in sys.argv[1:] if one.startswith("--")]
+    numbers = {name: int(number) for name, _, number in (one.partition("=") for one in options)}
+    topics = [one for one in sys.argv[1:] if one not in options]
+    try:
+        asyncio.run(
+            serve(topics, partitions=numbers["--partitions"], port=numbers.get("--port", 0), until_eof=True)
+        )
+    except ConfigurationError as error:
+        sys.exit(f"fivestage: {error}")
 
 
 if __name__ == "__main__":

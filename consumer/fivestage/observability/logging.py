@@ -34,7 +34,12 @@ _LEVELS: Final = {"warn": "warning", "exception": "error", "fatal": "critical", 
 """The level of those methods of a structlog logger that are not named like one."""
 
 
-def configure(level: str = "INFO", show_text: bool | str = False, style: str = "auto") -> None:  # noqa: FBT001, FBT002
+def configure(
+    level: str = "INFO",
+    show_text: bool | str = False,  # noqa: FBT001, FBT002
+    style: str = "auto",
+    show_frames: bool | str = False,  # noqa: FBT001, FBT002
+) -> None:
     """Send structlog and the standard library's loggers to standard error.
 
     Args:
@@ -42,8 +47,10 @@ def configure(level: str = "INFO", show_text: bool | str = False, style: str = "
         show_text: If true, the messages of exceptions are written. Worker processes pass a string, any of
             which but the empty one counts as true.
         style: ``json``, ``text``, or ``auto`` for text on a terminal and else JSON.
+        show_frames: If true, the stack frames of exceptions that nodes raise are written at every level.
     """
     failure_log.shows_text = bool(show_text)
+    failure_log.shows_frames = bool(show_frames)
     output.open(style)
     output.listener = event_log.remember
     log_hooks.install()

@@ -19,6 +19,8 @@ class FailureLog:
     def __init__(self) -> None:
         self.shows_text = False
         """Add the exceptions' messages, which may hold query text (``logging.show_text``)."""
+        self.shows_frames = False
+        """Add the innermost frames at every level."""
 
     def write(
         self,
@@ -53,7 +55,7 @@ class FailureLog:
             fields["node"] = node
         if self.shows_text:
             fields["error"] = result.error
-        if log.isEnabledFor(logging.DEBUG):
+        if self.shows_frames or log.isEnabledFor(logging.DEBUG):
             fields["frames"] = [str(frame) for frame in result.frames]
         failed = stage if node is None else f"node {node!r}"
         arguments = (failed, result.error_type, where)

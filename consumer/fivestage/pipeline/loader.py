@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from fivestage.errors import InvalidAppError
 from fivestage.pipeline.pipeline import Pipeline
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
     from types import FrameType, TracebackType
 
 _NOT_AUTHORS = ("fivestage", "importlib")
@@ -28,11 +30,7 @@ def load_app(target: str | None) -> Pipeline:
     """
     if target is None:
         return Pipeline()
-    module_name, _, name = target.partition(":")
-    if not module_name or module_name.startswith("."):
-        raise InvalidAppError(f"{target!r} names no module; write MODULE:APP")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    module_name, name = _parts_of(target)
     try:
         module = importlib.import_module(module_name)
     except KeyboardInterrupt:
@@ -49,6 +47,25 @@ def load_app(target: str | None) -> Pipeline:
     if not isinstance(app, Pipeline):
         raise InvalidAppError(f"{target} is a {type(app).__name__}, not a fivestage.Pipeline")
     return app
+
+
+def find_top_level(target: str) -> ModuleSpec | None:
+    """Find the top-level package or module of ``MODULE:APP`` without importing it; None if there is none.
+
+    Raises:
+        InvalidAppError: *target* names no module.
+    """
+    return importlib.util.find_spec(_parts_of(target)[0].partition(".")[0])
+
+
+def _parts_of(target: str) -> tuple[str, str]:
+    """Return the names of the module and of the app, and let modules be found in the working directory."""
+    module_name, _, name = target.partition(":")
+    if not module_name or module_name.startswith("."):
+        raise InvalidAppError(f"{target!r} names no module; write MODULE:APP")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    return module_name, name
 
 
 def authors_traceback(error: InvalidAppError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.core.codec.encode import Encoder
@@ -12,6 +13,7 @@ from fivestage.dispatch.poller import Poller
 from fivestage.executors import Executor, ProcessExecutor, ThreadExecutor
 from fivestage.executors.process.executor import Setup
 from fivestage.executors.process.fork_requests import ForkTimeouts
+from fivestage.executors.reloadable import ReloadableExecutor
 from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.producer.sink import Sink
@@ -19,6 +21,7 @@ from fivestage.observability.gauges import add_gauges
 from fivestage.observability.logging import level_name
 from fivestage.observability.trace_provider import exports_spans, make_provider
 from fivestage.observability.tracing import Tracing
+from fivestage.pipeline.failure_log import failure_log
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.service.health import HealthMonitor
 
@@ -30,11 +33,12 @@ if TYPE_CHECKING:
     from fivestage.core.reachability import Reachability
     from fivestage.kafka.consumer.source import MakeConsumer
     from fivestage.observability.metrics import Metrics
-    from fivestage.pipeline.node_settings import NodeSettings
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.settings import Settings
 
 COMMIT_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 18.0
+"""Seconds for the start, without the import of the app in worker processes and the opening of resources."""
 
 
 class Parts(NamedTuple):
@@ -62,7 +66,7 @@ def assemble(  # noqa: PLR0913 - by keyword
     on_failure: Callable[[Exception], None],
     make_consumer: MakeConsumer,
     reach: Reachability,
-    nodes: NodeSettings,
+    reloads: bool = False,
 ) -> Parts:
     """Make the parts, and add their gauges.
 
@@ -78,13 +82,19 @@ def assemble(  # noqa: PLR0913 - by keyword
         on_failure: See Sink.
         make_consumer: See Source.
         reach: Whether brokers can be reached.
-        nodes: The settings of the app's nodes and resources.
+        reloads: The app can be replaced while it runs: the executor is a ReloadableExecutor.
 
     Raises:
         ConfigurationError: OTEL_TRACES_EXPORTER is unknown, or its exporter is not installed.
     """
-    largest_event = _largest_event(largest_records)
-    executor = _executor(settings, app, app_path, observer, nodes, largest_event=largest_event)
+    make = partial(
+        _executor,
+        settings,
+        app_path=app_path,
+        observer=observer,
+        largest_event=_largest_event(largest_records),
+    )
+    executor = ReloadableExecutor(make, app) if reloads else make(app)
     largest = min(largest_records.values())
     sink = Sink(settings, observer, on_failure, max_record_bytes=largest, reach=reach)
     poller, dispatcher = build(
@@ -135,18 +145,11 @@ def assemble(  # noqa: PLR0913 - by keyword
 
 
 def _executor(
-    settings: Settings,
-    app: Pipeline,
-    app_path: str | None,
-    observer: Observer,
-    nodes: NodeSettings,
-    *,
-    largest_event: int,
+    settings: Settings, app: Pipeline, *, app_path: str | None, observer: Observer, largest_event: int
 ) -> Executor:
     executor, plan = settings.executor, settings.pipeline.plan()
     stall_s = executor.stall_ms / 1000
     if executor.kind == "process":
-        show_text = "show_text" if settings.logging.show_text else ""
         return ProcessExecutor(
             app_path,
             plan,
@@ -163,8 +166,9 @@ def _executor(
                 (
                     "fivestage.observability.logging:configure",
                     level_name(),
-                    show_text,
+                    "show_text" if failure_log.shows_text else "",
                     settings.logging.format,
+                    "show_frames" if failure_log.shows_frames else "",
                 ),
                 _worker_tracing(settings) if exports_spans() else (),
             ),
@@ -175,7 +179,7 @@ def _executor(
         threads=executor.threads,
         max_data_bytes=largest_event,
         start_timeout_ms=executor.start_timeout_ms,
-        nodes=nodes,
+        nodes=settings.for_nodes(app),
     )
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
 
@@ -195,3 +199,10 @@ def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encod
 def _largest_event(largest_records: Mapping[Output, int]) -> int:
     """Return the bytes of the largest event that every event topic takes."""
     return min(size for output, size in largest_records.items() if output is not Output.DEAD_LETTERS)
+
+
+def start_timeout_s(settings: Settings, app: Pipeline) -> float:
+    """Return the seconds that the start of all parts may take."""
+    loading_s = ForkTimeouts().load_s if settings.executor.kind == "process" else 0.0
+    opening_s = settings.executor.start_timeout_ms / 1000 if app.resources else 0.0
+    return START_TIMEOUT_S + loading_s + opening_s

@@ -30,9 +30,13 @@ def run(settings: Settings, app: Pipeline, app_path: str | None = None) -> int:
     """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    service = Service(settings, app, app_path)
+    return loop.run_until_complete(serve(Service(settings, app, app_path)))
+
+
+async def serve(service: Service) -> int:
+    """Run *service* on this loop; see ``run``."""
     try:
-        return loop.run_until_complete(_run(service))
+        return await _run(service)
     finally:
         for stream in (sys.stdout, sys.stderr):  # nodes may print
             with contextlib.suppress(OSError, ValueError):  # the disk is full, or the stream is closed

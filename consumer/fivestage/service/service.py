@@ -19,7 +19,6 @@ from fivestage.core.ledger import Ledger, numbers_of
 from fivestage.core.observer import fan_out
 from fivestage.errors import BrokerError, ConfigurationError, FivestageError, PublishError
 from fivestage.executors import interpreter
-from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.kafka import topics
 from fivestage.kafka.aiokafka_check import check_installed_aiokafka
 from fivestage.kafka.connection.clients import Clients
@@ -34,9 +33,10 @@ from fivestage.observability.status.readings import Readings
 from fivestage.observability.status.recorder import StatusRecorder
 from fivestage.observability.trace_provider import flush_provider
 from fivestage.service.admin import Admin
-from fivestage.service.assembly import assemble
+from fivestage.service.assembly import assemble, start_timeout_s
 from fivestage.service.drain import drain_all, drain_revoked
 from fivestage.service.health import Health
+from fivestage.service.reload import reload_steps
 from fivestage.service.shutdown import HardEnd, TimeLeft, exit_code
 
 if TYPE_CHECKING:
@@ -44,10 +44,9 @@ if TYPE_CHECKING:
 
     from fivestage.core.ledger import PartitionKey
     from fivestage.pipeline.pipeline import Pipeline
+    from fivestage.service.reload import Reloading
     from fivestage.settings import Settings
 
-START_TIMEOUT_S = 18.0
-"""Seconds for the start, without the import of the app in worker processes and the opening of resources."""
 EXECUTOR_STOP_S = 2.8
 """Seconds for cancelled nodes to clean up, and for resources to close."""
 STEP_S = 3.0
@@ -63,12 +62,19 @@ class Service:
         settings: All settings.
         app: The user's stages and nodes.
         app_path: Where worker processes import the app from, ``MODULE:APP``; the built-in one when None.
+        reloading: How the app is reloaded when its files change; None = it is not.
     """
 
-    def __init__(self, settings: Settings, app: Pipeline, app_path: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        app: Pipeline,
+        app_path: str | None = None,
+        reloading: Reloading | None = None,
+    ) -> None:
         self.settings = settings
-        self.app = app
-        self.app_path = app_path
+        self.app, self.app_path = app, app_path
+        self.reloading = reloading
         self._ending = asyncio.Event()
         self._signalled = False
         self._failure: Exception | None = None
@@ -135,15 +141,14 @@ class Service:
             ConfigurationError: the start took too long, or something must be corrected first.
             FivestageError: the start failed.
         """
+        limit_s = start_timeout_s(self.settings, self.app)
         starting = asyncio.ensure_future(self._start(stack))
         ending = asyncio.ensure_future(self._ending.wait())
         try:
-            await asyncio.wait(
-                {starting, ending}, timeout=self._start_timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({starting, ending}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done() and not ending.done():
                 raise ConfigurationError(
-                    f"the start was not complete within {self._start_timeout_s:.0f} s: are all "
+                    f"the start was not complete within {limit_s:.0f} s: are all "
                     "brokers reachable at the addresses they advertise, and may this principal produce "
                     "idempotently?"
                 )
@@ -157,16 +162,10 @@ class Service:
         starting.result()
         return True
 
-    @property
-    def _start_timeout_s(self) -> float:
-        executor = self.settings.executor
-        loading_s = ForkTimeouts().load_s if executor.kind == "process" else 0.0
-        opening_s = executor.start_timeout_ms / 1000 if self.app.resources else 0.0
-        return START_TIMEOUT_S + loading_s + opening_s
-
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         check_installed_aiokafka()
-        settings, nodes = self.settings, self.settings.for_nodes(self.app)
+        settings = self.settings
+        settings.for_nodes(self.app)  # raises before anything is connected
         if settings.topics.create:
             await topics.create(settings)
         found = await topics.check(settings)
@@ -184,7 +183,7 @@ class Service:
             on_failure=self.stop,
             make_consumer=consumer_class(embedded=topics.is_embedded(found)),
             reach=self.diagnosis.reach,
-            nodes=nodes,
+            reloads=self.reloading is not None,
         )
         await self._start_admin(stack, recorder)
         await parts.executor.start(parts.dispatcher.active.finished)
@@ -229,6 +228,7 @@ class Service:
             "watch": parts.health.run(self._announce),
             "commit": parts.committer.run(),
             "diagnosis": self.diagnosis.run(parts.health.is_cut_off, clients),
+            **reload_steps(self.reloading, parts, self.settings, self.app, self.app_path),
         }
         fetching, *others = [asyncio.create_task(step, name=name) for name, step in steps.items()]
         for task in (fetching, *others):
@@ -270,6 +270,8 @@ class Service:
             admin_port=self.admin_port,
             nodes=sorted(self.app.nodes),
         )
+        if self.reloading is not None:
+            self.reloading.on_ready(self.admin_port)
 
     async def _on_revoked(self, keys: frozenset[PartitionKey]) -> None:
         await drain_revoked(self.settings, self.parts, self.ledger, keys)

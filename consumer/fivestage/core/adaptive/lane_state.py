@@ -230,6 +230,10 @@ class LearnedState:
             state = self.lanes[name] = LaneState(name, self._policy, self.pressure)
         return state
 
+    def forget(self) -> None:
+        """Start again from nothing: the code that was learned about has been replaced."""
+        self.lanes.clear()
+
     def tick(self, now: float, stuck: frozenset[str]) -> None:
         """Update the routing snapshots of all lanes, and report changes.
 

@@ -1,0 +1,134 @@
+"""``fivestage dev``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fivestage.cli.common import ConfigOption, errors_as_one_line, load_settings
+from fivestage.cli.run import LogLevel, harden_process
+from fivestage.errors import InvalidAppError
+
+if TYPE_CHECKING:
+    from fivestage.pipeline.pipeline import Pipeline
+    from fivestage.service.sources import Sources
+    from fivestage.settings import Settings
+
+HOST = "127.0.0.1"
+DEFAULT_PORT = 9092
+PARTITIONS = 1
+"""Partitions of each topic: with more the log has a line for each, at the start."""
+
+
+def dev(
+    target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Your Pipeline.")],
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the embedded broker; 0 = any free port.")
+    ] = DEFAULT_PORT,
+    watch: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, help="A further package, folder or file to watch; may be repeated."),
+    ] = None,
+    show_text: Annotated[  # noqa: FBT002
+        bool, typer.Option("--show-text", help="Log the messages of exceptions, which may hold query text.")
+    ] = False,
+    config: ConfigOption = None,
+    log_level: Annotated[
+        LogLevel, typer.Option(case_sensitive=False, help="The lowest level that is logged.")
+    ] = "INFO",
+) -> None:
+    """Run your app with an embedded broker, and reload it when its files change; until Ctrl-C.
+
+    A file with an error leaves the earlier app running. The frames of a node's exceptions are logged.
+
+    Example: `fivestage dev myapp:app`, then in another terminal `fivestage produce "hello there"`
+
+    Example: `fivestage dev myapp:app --watch prompts --show-text`
+    """
+    harden_process()
+    from fivestage.kafka.embedded_broker import check_installed
+    from fivestage.observability import logging
+    from fivestage.service.sources import Sources
+
+    with errors_as_one_line(interrupted=0):
+        check_installed()
+        settings = load_settings(config)
+        texts = show_text or settings.logging.show_text
+        style = "text" if settings.logging.format == "auto" else settings.logging.format
+        chosen = log_level, texts, style, True
+        logging.configure(*chosen)
+        sources = Sources.of(target, watch or ())
+        app = _first_app(target, sources)
+        logging.configure(*chosen)  # the app may have configured the log
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        code = loop.run_until_complete(_serve(settings, app, target, sources, port))
+    os._exit(code)  # exits even if a thread of a node, or an import, hangs
+
+
+def _first_app(target: str, sources: Sources) -> Pipeline:
+    """Import the app; if that raises, print the traceback, wait for a change of its files, and try again.
+
+    Raises:
+        InvalidAppError: there is no app at *target*.
+    """
+    from fivestage.pipeline.loader import authors_traceback, load_app
+    from fivestage.service.reload import POLL_S
+    from fivestage.service.sources import drop_compiled
+
+    while True:
+        try:
+            return load_app(target)
+        except InvalidAppError as error:
+            if error.__cause__ is None:
+                raise
+            print(f"{authors_traceback(error)}fivestage: {error}; waiting for a change", file=sys.stderr)
+        while not (changed := sources.changed()):
+            time.sleep(POLL_S)
+        sources.take_modules()
+        drop_compiled(changed)
+
+
+async def _serve(settings: Settings, app: Pipeline, target: str, sources: Sources, port: int) -> int:
+    """Run broker and service until the service ends; return its exit code."""
+    from fivestage.kafka.embedded_broker import EmbeddedBroker
+    from fivestage.service import entry
+    from fivestage.service.reload import Reloading
+    from fivestage.service.service import Service
+
+    async with EmbeddedBroker(settings.topics.all, partitions=PARTITIONS, port=port) as broker:
+        service = Service(
+            _on_broker(settings, broker.bootstrap),
+            app,
+            target,
+            Reloading(sources, lambda port: _announce(settings, sources, broker.bootstrap, port)),
+        )
+        return await entry.serve(service)
+
+
+def _on_broker(settings: Settings, bootstrap: str) -> Settings:
+    """The settings of the app for the embedded broker, which needs no credentials."""
+    without = {"security_protocol": "PLAINTEXT", "sasl_mechanism": None, "group_instance_id": None}
+    kafka = settings.kafka.model_copy(update={"bootstrap_servers": bootstrap, **without})
+    return settings.model_copy(update={"kafka": kafka})
+
+
+def _announce(settings: Settings, sources: Sources, bootstrap: str, admin_port: int | None) -> None:
+    host = settings.admin.host
+    option = "" if bootstrap == f"{HOST}:{DEFAULT_PORT}" else f" -b {bootstrap}"
+    address = f"[{host}]" if ":" in host else host
+    page = "not served" if admin_port is None else f"http://{address}:{admin_port}/"
+    lines = (
+        f"status page  {page}",
+        f"broker       {bootstrap}",
+        f"watching     {len(sources)} files in {', '.join(map(str, sources.folders))}",
+        f'to ask       fivestage produce "hello there"{option}',
+        f"answers      fivestage watch --from-beginning{option}",
+    )
+    print("\n".join(lines), flush=True)

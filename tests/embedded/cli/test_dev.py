@@ -1,0 +1,238 @@
+"""``fivestage dev``: an author edits, breaks and mends the app while queries come."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.developed import LIMIT_S, MODULE, PARTS, Developed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.broker
+both_kinds = pytest.mark.parametrize("kind", ["thread", "process"])
+RESOURCE = """
+@app.resource
+def model():
+{body}
+
+
+"""
+OPEN_LONG = {"breaker.first_open_ms": 600_000, "breaker.open_ms": 600_000}
+ENDED_IN_S = 20.0
+"""Far more than the end takes; a resource that never opens would have a minute."""
+BROKEN = {
+    "SyntaxError": "WORD = \n",
+    "ModuleNotFoundError": "import no_such_module\n",
+    "ZeroDivisionError": "WORD = 1 / 0\n",
+    "SystemExit": "raise SystemExit(3)\n",
+}
+"""Files by what importing them raises."""
+
+
+def with_resource(body: str) -> str:
+    """Return the app's module with a resource."""
+    text = RESOURCE.format(body="\n".join(f"    {line}" for line in body.splitlines()))
+    return MODULE.replace("\n\n@app.intent", text + "@app.intent", 1)
+
+
+def wait_for_file(folder: Path, name: str) -> None:
+    """Wait until user code has written a file."""
+    ends_at = time.monotonic() + LIMIT_S
+    while not (folder / name).exists():
+        assert time.monotonic() < ends_at, f"no file {name}"
+        time.sleep(0.01)
+
+
+@both_kinds
+def test_reload_keeps_the_membership(tmp_path: Path, kind: str) -> None:
+    """New queries get the edited code, one in flight ends in the old; nothing is lost, and no rebalance."""
+    with Developed(tmp_path, {"executor.kind": kind}) as dev:
+        dev.ready()
+        dev.ask("hello", 20)
+        dev.results()
+        dev.ask("wait")
+        wait_for_file(tmp_path, "waits")
+        dev.say("two")  # of the same size, within a second of the first write
+        dev.wait_for("reloaded")
+        dev.ask("hello", 20)
+        dev.results(40)
+        dev.say("three")
+        dev.wait_for("reloaded")
+        dev.ask("hello", 20)
+        dev.results(60)
+        (tmp_path / "go").touch()
+        assert dev.answers() == ["one"] * 21 + ["two"] * 20 + ["three"] * 20
+        assert dev.end() == 0
+        assert len(dev.events("assigned")) == 1
+        assert dev.events("revoked") == dev.events("consumer rebuilt") == []
+
+
+@both_kinds
+def test_broken_file(tmp_path: Path, kind: str) -> None:
+    """A broken file leaves the earlier app running, and its traceback in the log, until it is mended."""
+    with Developed(tmp_path, {"executor.kind": kind}) as dev:
+        dev.ready()
+        for error, text in BROKEN.items():
+            dev.edit(text)
+            line = dev.wait_for("not reloaded, the earlier app goes on")
+            assert error in line["error"]
+            lines = [line, *dev.events("app cannot be imported")[-1:]]
+            assert any("parts.py" in one.get("traceback", "") for one in lines)
+        dev.ask()
+        assert dev.answers() == ["one"]
+        dev.say("two")
+        dev.wait_for("reloaded")
+        dev.ask()
+        assert dev.answers() == ["one", "two"]
+        assert dev.end() == 0
+        assert len(dev.events("assigned")) == 1
+
+
+@both_kinds
+def test_resource_that_does_not_open(tmp_path: Path, kind: str) -> None:
+    """A resource that fails to open leaves the earlier app running; the log names it, and its error."""
+    settings = {"executor.kind": kind, "executor.start_timeout_ms": 300}
+    with Developed(tmp_path, settings) as dev:
+        dev.ready()
+        dev.edit(with_resource("raise ConnectionError('no model')\nyield"), "myapp.py")
+        line = dev.wait_for("not reloaded, the earlier app goes on")
+        assert "resource 'model'" in line["error"]
+        assert "ConnectionError" in line["error"]
+        dev.ask()
+        assert dev.answers() == ["one"]
+        dev.edit(with_resource("yield 'model'"), "myapp.py")
+        dev.wait_for("reloaded")
+        dev.ask()
+        assert dev.answers() == ["one", "one"]
+        assert dev.end() == 0
+
+
+HANGS = "from pathlib import Path\nimport threading\nPath('opens').touch()\nthreading.Event().wait()\nyield"
+
+
+@both_kinds
+def test_edit_while_a_resource_opens(tmp_path: Path, kind: str) -> None:
+    """An edit does not wait for the resources of the edit before."""
+    with Developed(tmp_path, {"executor.kind": kind}) as dev:
+        dev.ready()
+        dev.edit(with_resource(HANGS), "myapp.py")
+        wait_for_file(tmp_path, "opens")
+        dev.edit(MODULE, "myapp.py")
+        dev.say("two")
+        dev.wait_for("reloaded")
+        dev.ask()
+        assert dev.answers() == ["two"]
+        assert dev.events("not reloaded, the earlier app goes on") == []
+        assert dev.end() == 0
+
+
+@both_kinds
+def test_end_while_reloading(tmp_path: Path, kind: str) -> None:
+    """Ctrl-C ends the command at once, also while a resource opens that never will."""
+    with Developed(tmp_path, {"executor.kind": kind}) as dev:
+        dev.ready()
+        dev.ask()
+        dev.results()
+        dev.edit(with_resource(HANGS), "myapp.py")
+        wait_for_file(tmp_path, "opens")
+        started_at = time.monotonic()
+        assert dev.end() == 0
+        assert time.monotonic() - started_at < ENDED_IN_S
+        assert dev.events("shutdown took too long") == []
+
+
+def test_end_while_importing(tmp_path: Path) -> None:
+    """Ctrl-C ends the command also while an import hangs."""
+    with Developed(tmp_path) as dev:
+        dev.ready()
+        dev.edit(
+            "from pathlib import Path\nimport threading\nPath('opens').touch()\nthreading.Event().wait()\n"
+        )
+        wait_for_file(tmp_path, "opens")
+        dev.ask()
+        assert dev.answers() == ["one"]
+        assert dev.end() == 0
+
+
+@both_kinds
+def test_breaker_closes_with_the_bug(tmp_path: Path, kind: str) -> None:
+    """What was learned about the broken code is forgotten: a mended node is called at once."""
+    with Developed(tmp_path, {"executor.kind": kind, **OPEN_LONG}) as dev:
+        dev.ready()
+        dev.edit(PARTS.format("one").replace("return word", "return word / 2"))
+        dev.wait_for("reloaded")
+        last = dev.ask_steadily(60, rate=30)[-1]
+        while dev.results()[last]["node"] == "word":  # until its breaker opens
+            last = dev.ask()[0]
+        dev.say("two")
+        dev.wait_for("reloaded")
+        last = dev.ask()[0]
+        assert dev.results()[last]["answer"] == "two"
+        assert dev.end() == 0
+
+
+@both_kinds
+@pytest.mark.parametrize("arguments", [(), ("--show-text",)])
+def test_frames_of_a_failure(tmp_path: Path, kind: str, arguments: tuple[str, ...]) -> None:
+    """A failing node has one line with its frames; the message only with --show-text, never locals."""
+    parts = PARTS.format("one").replace(
+        "return word", "local = 'secret-local'\n    raise ValueError('secret')"
+    )
+    with Developed(tmp_path, {"executor.kind": kind}, arguments, parts=parts) as dev:
+        dev.ready()
+        dev.ask("hello", 5)
+        line = dev.wait_for("node failed")
+        assert line["error_type"] == "ValueError"
+        frames = [frame.rpartition("/")[2] for frame in line["frames"]]
+        assert frames[-2:] == ["myapp.py:22 word", "parts.py:6 answer"]
+        assert line.get("error") == ("secret" if arguments else None)
+        dev.results()
+        assert dev.end() == 0
+        assert len(dev.events("node failed")) == 1
+        assert "secret-local" not in str(dev.log)
+
+
+def test_broken_from_the_start(tmp_path: Path) -> None:
+    """A file that is broken at the start is waited for, with its traceback."""
+    with Developed(tmp_path, parts="WORD = \n") as dev:
+        assert "SyntaxError" in dev.text_with("waiting for a change")
+        assert any("parts.py" in line for line in dev.texts)
+        dev.say("one")
+        dev.ready()
+        dev.ask()
+        assert dev.answers() == ["one"]
+        assert dev.end() == 0
+
+
+def test_new_files(tmp_path: Path) -> None:
+    """A new module, and a package in the folder, are the app's too; a watched folder reloads it."""
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    (prompts / "one.txt").write_text("from a prompt")
+    with Developed(tmp_path, arguments=("--watch", "prompts")) as dev:
+        dev.ready()
+        package = tmp_path / "more"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        (package / "deep.py").write_text("WORD = 'deep'\n")
+        dev.edit("from more.deep import WORD\n\n\ndef answer(word):\n    return word\n")
+        dev.wait_for("reloaded")
+        dev.ask()
+        assert dev.answers() == ["deep"]
+        dev.edit("WORD = 'deeper'\n", "more/deep.py")
+        dev.wait_for("reloaded")
+        dev.ask()
+        assert dev.answers() == ["deep", "deeper"]
+        dev.edit(
+            "from pathlib import Path\nWORD = Path('prompts/one.txt').read_text()\nanswer = str\n",
+        )
+        dev.wait_for("reloaded")
+        dev.edit("edited", "prompts/one.txt")
+        dev.wait_for("reloaded")
+        dev.ask()
+        assert dev.answers()[-1] == "edited"
+        assert dev.end() == 0
