@@ -98,7 +98,9 @@ def test_a_blocked_loop_is_reported_twice(place: Installation) -> None:
     assert end | about == end
     assert re.fullmatch(r".*/support/logging_app\.py:\d+ blocks", begin["where"])
     assert begin["blocked_ms"] < end["blocked_ms"]
-    assert end["blocked_ms"] >= 250
+    assert (
+        end["blocked_ms"] >= 100
+    )  # of 300: time in which a busy machine does not run the check is not counted
 
 
 def test_lines_before_the_settings(place: Installation) -> None:

