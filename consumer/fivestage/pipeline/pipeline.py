@@ -10,7 +10,6 @@ Example:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -19,23 +18,22 @@ from fivestage.nodes import builtin_nodes, builtin_stages
 from fivestage.pipeline.matriz import adapt_matriz_node
 from fivestage.pipeline.node import Handler, Node, checked_intents, checked_not_failures
 from fivestage.pipeline.node_settings import checked_model, current
-from fivestage.pipeline.resource import Resource, StandIn
+from fivestage.pipeline.resource_declarations import ResourceDeclarations
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pydantic import BaseModel
 
     from fivestage.pipeline.context import Query, StageContext
 
 log = logging.getLogger("fivestage.app")
-T = TypeVar("T")
 Model = TypeVar("Model", bound="BaseModel")
 StageFunction = TypeVar("StageFunction", bound="Callable[[Query, StageContext[Any]], Any]")
 
 
-class Pipeline:
+class Pipeline(ResourceDeclarations):
     """Five stages, and the nodes that the processing stage calls.
 
     A new Pipeline has the built-in stages and nodes (``math``, ``facts``). A later declaration of a stage or
@@ -58,9 +56,9 @@ class Pipeline:
     """
 
     def __init__(self, *, builtins: bool = True) -> None:
+        super().__init__()
         self._stages: dict[StageType, Handler] = {}
         self._nodes: dict[str, Node] = {}
-        self._resources: dict[str, Resource[Any]] = {}
         for stage_type, function in builtin_stages(self._nodes).items():
             self._stages[stage_type] = Handler.of(stage_type, function)
         if builtins:
@@ -171,41 +169,6 @@ class Pipeline:
         self._register(name, Node(Handler.of(name, call), taken or own_intents, check, excused=excused))
 
     @overload
-    def resource(self, function: Callable[[], AsyncIterator[T]]) -> Resource[T]: ...
-    @overload
-    def resource(self, function: Callable[[], Iterator[T]]) -> Resource[T]: ...
-    def resource(self, function: Callable[[], Any]) -> Resource[Any]:
-        """Declare what stages and nodes share: a client, a connection pool, a model.
-
-        The function opens the resource, yields it once, and closes it. An ``async def`` resource is opened
-        once per event loop, for ``async def`` stages and nodes; a ``def`` resource once per process, for all.
-
-        Resources are opened in the order of their declaration, before the first query and without a stage's
-        limit. They are closed in reverse order after the last query, within 2 s in all. A worker that is
-        stalled for good or killed closes none.
-
-        Example:
-            >>> from fivestage import Pipeline
-            >>> app = Pipeline()
-            >>> @app.resource
-            ... async def http():
-            ...     async with aiohttp.ClientSession() as session:
-            ...         yield session
-            >>> @app.node("pages", intents={"page"})
-            ... async def pages(query, ctx):
-            ...     async with ctx.use(http).get(query.user_input) as reply:
-            ...         return await reply.text()
-
-        Raises:
-            InvalidAppError: *function* is not a generator function, takes arguments, or its name is taken.
-        """
-        declared: Resource[Any] = Resource(function)
-        if declared.name in self._resources:
-            raise InvalidAppError(f"resource {declared.name}: there is one of that name already; rename one")
-        self._resources[declared.name] = declared
-        return declared
-
-    @overload
     def settings(self, name: str) -> Any: ...
     @overload
     def settings(self, name: str, model: type[Model]) -> Model: ...
@@ -230,42 +193,9 @@ class Pipeline:
             ... def words():
             ...     yield Path(app.settings("words")["path"]).read_text().split()
         """
-        if name not in self._nodes and name not in self._resources:
+        if name not in self._nodes and name not in self.resources:
             raise InvalidAppError(f"app.settings({name!r}): there is no node or resource of this name")
         return current().find(name, model)
-
-    @contextlib.contextmanager
-    def override(self, resource: Resource[Any], fake: Any) -> Iterator[None]:
-        """Let ``ctx.use`` return *fake* instead of a resource within a ``with`` block; for tests.
-
-        Works before the app starts and while it runs, on all loops of this process, but not in worker
-        processes. A resource that is overridden when the app starts is not opened. Overrides may be nested.
-
-        Raises:
-            InvalidAppError: the resource does not belong to this Pipeline.
-
-        Example:
-            >>> from fivestage import Pipeline
-            >>> app = Pipeline()
-            >>> @app.resource
-            ... def clock():
-            ...     yield "real"
-            >>> with app.override(clock, "fake"):
-            ...     pass  # queries that run here get "fake" from ctx.use(clock)
-        """
-        if resource not in self._resources.values():
-            raise InvalidAppError(f"override: {resource!r} does not belong to this Pipeline")
-        stand_in = StandIn(fake)
-        resource.stand_ins.append(stand_in)
-        try:
-            yield
-        finally:
-            resource.stand_ins.remove(stand_in)
-
-    @property
-    def resources(self) -> Mapping[str, Resource[Any]]:
-        """The declared resources by name, in the order of declaration."""
-        return self._resources
 
     @property
     def nodes(self) -> Mapping[str, Node]:
