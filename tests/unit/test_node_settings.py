@@ -109,7 +109,10 @@ def test_a_text_from_the_environment_stays_a_text(monkeypatch: pytest.MonkeyPatc
     [
         ({"qaa": {"url": "x"}}, "nodes.qaa: there is no node or resource of this name (did you mean 'qa'?)"),
         ({"zzz": {}}, "nodes.zzz: there is no node or resource of this name (there are: qa)"),
-        ({}, "nodes.qa.url: not set, and the node needs it"),
+        (
+            {},
+            "nodes.qa.url: not set: needed in [nodes.qa] or the environment, in a test in nodes={'qa': ...}",
+        ),
         (
             {"qa": {"url": SECRET, "tpo_k": 1}},
             "nodes.qa.tpo_k: there is no such setting (did you mean 'top_k'?)",
