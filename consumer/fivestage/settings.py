@@ -200,11 +200,7 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: a name is unknown, or values do not fit the node's model.
         """
-        return NodeSettings.of(app, *self.node_values())
-
-    def node_values(self) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        """Return what ``NodeSettings.of`` takes: the values of ``nodes``, and where each comes from."""
-        return unmasked(self.nodes), self._sources
+        return NodeSettings.of(app, unmasked(self.nodes), self._sources)
 
     def conflicts(self, cores: int | None = None, platform: str = sys.platform) -> Iterator[str]:
         """Describe valid settings that limit or contradict each other, one sentence each.

@@ -6,7 +6,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from typer.testing import CliRunner
 
 from fivestage import ConfigurationError, InvalidAppError, Orchestrator, Pipeline, StageContext, StageType
@@ -109,7 +109,10 @@ def test_a_text_from_the_environment_stays_a_text(monkeypatch: pytest.MonkeyPatc
     [
         ({"qaa": {"url": "x"}}, "nodes.qaa: there is no node or resource of this name (did you mean 'qa'?)"),
         ({"zzz": {}}, "nodes.zzz: there is no node or resource of this name (there are: qa)"),
-        ({}, "nodes.qa.url: not set, and the node needs it"),
+        (
+            {},
+            "nodes.qa.url: not set: needed in [nodes.qa] or the environment, in a test in nodes={'qa': ...}",
+        ),
         (
             {"qa": {"url": SECRET, "tpo_k": 1}},
             "nodes.qa.tpo_k: there is no such setting (did you mean 'top_k'?)",
@@ -124,7 +127,7 @@ def test_a_text_from_the_environment_stays_a_text(monkeypatch: pytest.MonkeyPatc
         ),
         ({"qa": SECRET}, "nodes.qa: Input should be a valid dictionary"),
         ({"qa": {"url": object()}}, "nodes.qa.url: expected text, a number, a boolean, a list or a table"),
-        ({"qa": {"url": SECRET + "x" * MAX_BYTES}}, "bytes are more than 65536: keep long texts in files"),
+        ({"qa": {"url": SECRET + "x" * MAX_BYTES}}, "bytes are more than 49152: keep long texts in files"),
     ],
 )
 def test_refused(given: dict[str, Any], said: str) -> None:
@@ -166,11 +169,31 @@ def test_models_that_take_more_keys() -> None:
         model_config = ConfigDict(extra="forbid")
         top_k: int = Field(alias="topK")
 
+    class Either(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        size: int = Field(default=1, validation_alias=AliasChoices("size", "length"))
+
     assert NodeSettings.of(app_of(Open), {"qa": {"any": 1}}).find("qa").any == 1
+    assert NodeSettings.of(app_of(Either), {"qa": {"length": 2}}).find("qa").size == 2
+    assert refusal({"qa": {"lenght": 2}}, app_of(Either)).startswith("nodes.qa.lenght: Extra inputs are not")
     assert NodeSettings.of(app_of(Renamed), {"qa": {"topK": 3}}).find("qa").top_k == 3
     assert refusal({"qa": {"topK": 3, "top_k": 3}}, app_of(Renamed)).startswith(
         "nodes.qa.top_k: there is no such"
     )
+
+
+def test_a_validator_that_fails() -> None:
+    """What else a validator raises is named by its class; its text may quote the value."""
+
+    class Model(BaseModel):
+        url: str
+
+        @field_validator("url")
+        @classmethod
+        def _known(cls, given: str) -> str:
+            return {"a": "b"}[given]
+
+    assert refusal({"qa": {"url": SECRET}}, app_of(Model)) == "nodes.qa: Model raised KeyError"
 
 
 def test_settings_given_in_code() -> None:

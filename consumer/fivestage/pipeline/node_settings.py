@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-VARIABLES: Final = "FIVESTAGE_"
-"""The prefix of environment variables that are settings."""
-
 
 class PlainSettings(Mapping[str, Any]):
     """The settings of a node that declares no model: a read-only mapping that does not show its values."""
@@ -135,38 +132,25 @@ class NodeSettings:
         raise ConfigurationError(f"nodes.{name}: expected {expected}, got {type(given).__name__}")
 
     def _validated(self, name: str, model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
+        known = {key: one for key, one in given.items() if takes(model, key)}
         problems = [
             f"nodes.{name}.{key}: there is no such setting{similar(key, model.model_fields)}"
             + self._source(f"nodes.{name}.{key}")
             for key in given
-            if not takes(model, key)
+            if key not in known
         ]
         try:
-            value = self._parsed(name, model, given)
+            value = _parsed(model, known)
         except ValidationError as error:
             for one in error.errors(include_url=False):
                 path = ["nodes", name, *map(str, one["loc"])]
-                if one["type"] != "extra_forbidden" or len(one["loc"]) > 1:  # else it is listed above
-                    said = described(one, given) + self._source(".".join(path[:3]))
-                    problems.append(f"{'.'.join(path)}: {said}")
+                said = described(one, given, name) + self._source(".".join(path[:3]))
+                problems.append(f"{'.'.join(path)}: {said}")
+        except Exception as error:  # noqa: BLE001 - a validator of the author raised it; it may quote a value
+            problems.append(f"nodes.{name}: {model.__name__} raised {type(error).__name__}")
         if problems:
             raise ConfigurationError("; ".join(problems)) from None
         return value
-
-    def _parsed(self, name: str, model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
-        """Validate; where a text from the environment does not fit, it may be JSON, as of a list."""
-        try:
-            return model.model_validate(dict(given))
-        except ValidationError as error:
-            decoded = dict(given)
-            for key in {str(one["loc"][0]) for one in error.errors(include_url=False) if one["loc"]}:
-                is_variable = self._sources.get(f"nodes.{name}.{key}", "").startswith(VARIABLES)
-                if is_variable and isinstance(given.get(key), str):
-                    with contextlib.suppress(ValueError):
-                        decoded[key] = json.loads(given[key])
-            if decoded == given:
-                raise
-            return model.model_validate(decoded)
 
     def _source(self, key: str) -> str:
         """`` (from SOURCE)`` of a value, or of the first one in a table; empty if it was given in code."""
@@ -191,6 +175,21 @@ def current() -> NodeSettings:
             "settings in ctx.settings"
         )
     return found
+
+
+def _parsed(model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
+    """Validate; where a text does not fit, it may be a list or a table as JSON, from the environment."""
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        decoded = dict(given)
+        for key in {str(one["loc"][0]) for one in error.errors(include_url=False) if one["loc"]}:
+            if str(given.get(key)).startswith(("[", "{")):
+                with contextlib.suppress(ValueError, TypeError):
+                    decoded[key] = json.loads(given[key])
+        if decoded == given:
+            raise
+        return model.model_validate(decoded)
 
 
 def checked_model(name: str, model: Any) -> type[BaseModel] | None:

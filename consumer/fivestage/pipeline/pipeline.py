@@ -62,11 +62,11 @@ class Pipeline(ResourceDeclarations):
     """
 
     def __init__(self, *, builtins: bool = True) -> None:
+        super().__init__()
         self._stages: dict[StageType, Handler] = {}
         self._nodes: dict[str, Node] = {}
         self.batch_nodes: set[str] = set()
         """The names of those nodes that were declared with ``batch_node``."""
-        super().__init__()
         for stage_type, function in builtin_stages(self._nodes).items():
             self._stages[stage_type] = Handler.of(stage_type, function)
         if builtins:
@@ -244,7 +244,7 @@ class Pipeline(ResourceDeclarations):
             ... def words():
             ...     yield Path(app.settings("words")["path"]).read_text().split()
         """
-        if name not in self._nodes and name not in self._resources:
+        if name not in self._nodes and name not in self.resources:
             raise InvalidAppError(f"app.settings({name!r}): there is no node or resource of this name")
         return current().find(name, model)
 

@@ -1,4 +1,4 @@
-"""The part of a Pipeline where authors declare resources."""
+"""The part of a Pipeline where authors declare resources, and tests replace them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class ResourceDeclarations:
-    """The resources of a Pipeline, and their overrides in tests."""
+    """The resources of a Pipeline, which is derived from this."""
 
     def __init__(self) -> None:
         self._resources: dict[str, Resource[Any]] = {}

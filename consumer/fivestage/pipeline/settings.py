@@ -12,8 +12,9 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, Secret
 
 MASK: Final = "**********"
-MAX_BYTES: Final = 65_536
-"""The largest size of all values as JSON: worker processes get them in one packet."""
+MAX_BYTES: Final = 49_152
+"""The largest size of all values as JSON: worker processes get them in one packet, where they may be twice as
+large (``frames.MAX_PACKET_BYTES``)."""
 
 
 class Masked(Secret[Any]):

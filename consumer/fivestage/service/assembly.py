@@ -23,6 +23,7 @@ from fivestage.observability.trace_provider import exports_spans, make_provider
 from fivestage.observability.tracing import Tracing
 from fivestage.pipeline.failure_log import failure_log
 from fivestage.pipeline.orchestrator import Orchestrator
+from fivestage.pipeline.settings import unmasked
 from fivestage.service.health import HealthMonitor
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _executor(
             spares=executor.spares,
             max_data_bytes=largest_event,
             timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
-            nodes=settings.node_values(),
+            nodes=unmasked(settings.nodes),
             setup=Setup(
                 # Both are called with texts as arguments.
                 (

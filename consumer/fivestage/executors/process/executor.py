@@ -54,7 +54,7 @@ class ProcessExecutor(WorkerPool):
         setup: What to call before the app is imported.
         spares: The number of further processes that are kept ready.
         timeouts: How long importing the app, opening its resources, and forking may take.
-        nodes: The settings of nodes and resources, and the sources of these, see ``NodeSettings``.
+        nodes: The settings of nodes and resources: values by name and key.
 
     Raises:
         ConfigurationError: this system is not Linux.
@@ -73,7 +73,7 @@ class ProcessExecutor(WorkerPool):
         setup: Setup | None = None,
         spares: int = 1,
         timeouts: ForkTimeouts | None = None,
-        nodes: tuple[Mapping[str, Mapping[str, Any]], Mapping[str, str]] = ({}, {}),
+        nodes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         _check_system()
         self._timeouts = timeouts or ForkTimeouts()
@@ -85,7 +85,7 @@ class ProcessExecutor(WorkerPool):
             "setup": list(setup.server) if setup else [],
             "worker_setup": list(setup.worker) if setup else [],
             "open_s": self._timeouts.open_s,
-            "nodes": json.dumps(nodes),  # unlike orjson it keeps integers of any size, and infinity
+            "nodes": json.dumps(nodes or {}),  # unlike orjson it keeps integers of any size, and infinity
         }
         self._stall_s = stall_s
         self.run_on_s = RUN_ON_S

@@ -97,9 +97,7 @@ def load(config: Mapping[str, Any]) -> child.WorkerConfig:
     app = load_app(config["app"])
     _call(config["setup"])  # the app may have configured the log, for instance
     limits = config["threads"], config["max_data_bytes"], config["open_s"]
-    return child.WorkerConfig(
-        app, plan, *limits, NodeSettings.of(app, *json.loads(config["nodes"])), on_start
-    )
+    return child.WorkerConfig(app, plan, *limits, NodeSettings.of(app, json.loads(config["nodes"])), on_start)
 
 
 def _call(setup: Sequence[str]) -> Any:
