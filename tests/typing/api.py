@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, assert_type
 from pydantic import BaseModel
 
 from fivestage import (
+    BatchContext,
+    BatchItem,
     FivestageError,
     InvalidAppError,
     NodeError,
@@ -124,6 +126,40 @@ async def sharing_node(query: Query, ctx: StageContext) -> int:
     assert_type(ctx.use(generated), Client)
     assert_type(ctx.use(counted), int)
     return ctx.use(client).get(query.user_input)
+
+
+@app.batch_node("batched", intents={"general"}, max_size=64, max_wait_ms=2.5)
+def batched_node(items: list[BatchItem], ctx: BatchContext) -> list[int | Exception]:
+    """An answer, or an exception, for each item."""
+    assert_type(ctx.use(words), list[str])
+    left_ms: float = items[0].remaining_ms() + ctx.remaining_ms()
+    known: dict[str, Any] = {"left": left_ms, "intent": items[0].results.get(StageType.INTENT)}
+    return [len(item.query.user_input) or ValueError(known) for item in items]
+
+
+@app.batch_node("batched-async")
+async def batched_async_node(items: list[BatchItem], ctx: BatchContext) -> list[str]:
+    """On the event loop."""
+    assert_type(ctx.use(client), Client)
+    return list(await ctx.run_sync(lambda: [item.query.query_id for item in items]))
+
+
+@app.batch_node("wrong")  # type: ignore[type-var]
+def an_ordinary_node(query: Query, ctx: StageContext) -> str:
+    """Takes a query and not items."""
+    return query.user_input + ctx.lane
+
+
+@app.batch_node("wrong too")  # type: ignore[type-var]
+async def no_list(items: list[BatchItem], ctx: BatchContext) -> dict[str, Any]:
+    """Returns no list."""
+    return {"items": items, "ctx": ctx}
+
+
+@app.batch_node("misspelt")
+def misspelt(items: list[BatchItem], ctx: BatchContext) -> list[str]:
+    """Uses what there is not."""
+    return [item.user_input for item in items] + [ctx.lane]  # type: ignore[attr-defined]
 
 
 async def with_resources() -> PipelineResult:

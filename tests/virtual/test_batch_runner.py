@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage import BatchContext, BatchItem, Unanswerable
+from fivestage.core.batch_cost import MIN_BATCHES
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
@@ -295,14 +296,15 @@ async def test_a_query_that_would_be_late_goes_to_another_node() -> None:
     """It is dropped before its batch starts, and while one runs, without a failure of the node."""
     node, other = Batches(0.06), FakeNode()
     async with bus_of(app_of(node, other, max_wait_ms=0)) as bus:
-        await bus.ask("any")
-        for _ in range(20):  # so that it is known how long the other takes
+        for _ in range(MIN_BATCHES):  # so that it is known how long both take
+            await bus.ask("any")
+        for _ in range(20):
             await bus.ask("other0")
         bus.dispatcher.learned.lane("prod").refresh(now())
         await put(bus, "first")
         await put(bus, "second", budget_ms=100)
         await put(bus, "third", budget_ms=61)
-        await finish(bus, 24)
+        await finish(bus, MIN_BATCHES + 23)
         state = state_of(bus)
     assert [result(bus, name).node for name in ("first", "second", "third")] == ["many", "other0", "other0"]
     attempts = stage(result(bus, "second"), StageType.PROCESSING).attempts
@@ -315,10 +317,11 @@ async def test_without_another_node_it_is_busy() -> None:
     """The error type is node_busy, and the log has no exception of the node."""
     node = Batches(0.06)
     async with bus_of(app_of(node, max_wait_ms=0)) as bus:
-        await bus.ask("any")
+        for _ in range(MIN_BATCHES):
+            await bus.ask("any")
         await put(bus, "first")
         await put(bus, "second", budget_ms=100)
-        await finish(bus, 3)
+        await finish(bus, MIN_BATCHES + 2)
     found = stage(result(bus, "second"), StageType.PROCESSING)
     assert (str(found.outcome), found.error_type) == ("error", "node_busy")
     assert found.error is not None

@@ -7,6 +7,8 @@ from typing import Final
 
 BATCHES: Final = 50
 """How many of the last batches count."""
+MIN_BATCHES: Final = 5
+"""Fewest batches from which it is concluded that an item would be late: the first calls are often slow."""
 
 
 class BatchCost:
@@ -43,6 +45,10 @@ class BatchCost:
     def predicted_s(self, size: int) -> float:
         """How long a batch of *size* items takes; 0 while unknown."""
         return self._fixed_s + self._each_s * size
+
+    def certain_s(self, size: int) -> float:
+        """The same; 0 after fewer than MIN_BATCHES."""
+        return self.predicted_s(size) if len(self._batches) >= MIN_BATCHES else 0.0
 
     def _fit(self) -> None:
         count = len(self._batches)

@@ -78,7 +78,7 @@ class BatchQueue(Generic[T]):
         waiting, dropped = self._waiting, 0
         while dropped < len(waiting):
             size = min(len(waiting) - dropped, self._max_size)
-            if waiting[dropped][0] > now + self.cost.predicted_s(size):
+            if waiting[dropped][0] > now + self.cost.certain_s(size):
                 break
             dropped += 1
         if dropped == len(waiting):
@@ -89,11 +89,11 @@ class BatchQueue(Generic[T]):
     @property
     def hopeless_at(self) -> float:
         """When an item becomes hopeless that waits for the end of a running batch."""
-        return self._waiting[0][0] - self.cost.predicted_s(1) if self._waiting else inf
+        return self._waiting[0][0] - self.cost.certain_s(1) if self._waiting else inf
 
     def drop_hopeless(self, now: float) -> list[T]:
         """Remove the items that would be late even if a batch of one item started now."""
-        return self._pop(self._count_until(now + self.cost.predicted_s(1)))
+        return self._pop(self._count_until(now + self.cost.certain_s(1)))
 
     def _count_until(self, time: float) -> int:
         """How many items have their deadline at *time* or before."""

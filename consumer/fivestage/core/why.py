@@ -20,7 +20,7 @@ WAITED_MS: Final = 100.0
 _CALLED: Final = {Outcome.SUCCESS: "answered", Outcome.TIMEOUT: "did not answer", Outcome.ERROR: "failed"}
 _NOT_CALLED: Final[Mapping[str, str]] = {
     "breaker_open": "was not called because its breaker was open",
-    "node_busy": "was not called because no thread was free",
+    "node_busy": "was not called because it was busy",
     "node_stuck": "was not called because earlier calls of it have not returned",
 }
 _REASONS: Final[Mapping[str, str]] = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.core.batch_cost import BATCHES, BatchCost
+from fivestage.core.batch_cost import BATCHES, MIN_BATCHES, BatchCost
 
 
 def cost_of(*batches: tuple[int, float]) -> BatchCost:
@@ -39,6 +39,14 @@ def test_old_batches_are_forgotten() -> None:
     assert cost.predicted_s(1) > 0.1
     cost.add(1, 0.01)
     assert cost.predicted_s(1) == pytest.approx(0.01)
+
+
+def test_a_slow_first_batch_makes_no_item_late() -> None:
+    """The prediction is certain after a few batches only."""
+    cost = cost_of((1, 0.3), *[(1, 0.01)] * (MIN_BATCHES - 2))
+    assert (cost.certain_s(1), cost.predicted_s(1) > 0.05) == (0.0, True)
+    cost.add(1, 0.01)
+    assert cost.certain_s(1) == cost.predicted_s(1) > 0
 
 
 def test_an_abandoned_batch_counts_if_it_ran_longer_than_predicted() -> None:

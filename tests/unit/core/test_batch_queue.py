@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fivestage.core.batch_cost import MIN_BATCHES
 from fivestage.core.batch_queue import MARGIN, SLACK_S, BatchQueue
 
 MAX_WAIT_S = 0.005
@@ -17,7 +18,7 @@ MAX_WAIT_S = 0.005
 def queue_of(*deadlines: float, max_size: int = 4, took_s: float = 0.0) -> BatchQueue[float]:
     """Build a queue of items added at 0, named by their deadlines, whose batches take a time."""
     queue: BatchQueue[float] = BatchQueue(max_size, MAX_WAIT_S)
-    if took_s:
+    for _ in range(MIN_BATCHES if took_s else 0):
         queue.cost.add(1, took_s)
     for deadline in deadlines:
         queue.put(deadline, deadline, 0.0)
@@ -68,8 +69,8 @@ def test_items_that_would_be_late_are_dropped() -> None:
 def test_a_shorter_batch_may_still_be_in_time() -> None:
     """Each item that is dropped makes the batch shorter."""
     queue = queue_of(0.035, 0.035, 0.035, 0.035)
-    queue.cost.add(1, 0.01)
-    queue.cost.add(2, 0.02)
+    for size in range(1, MIN_BATCHES + 1):
+        queue.cost.add(size, 0.01 * size)
     assert queue.take(0.0) == ([0.035] * 3, [0.035])
 
 
@@ -119,7 +120,7 @@ def test_whatever_happens_no_item_is_lost_or_taken_twice(
             left[item] += queue.remove(numbers[item], item[0])
         elif step == "drop":
             dropped = queue.drop_hopeless(now)
-            assert all(deadline <= now + queue.cost.predicted_s(1) for deadline, _ in dropped)
+            assert all(deadline <= now + queue.cost.certain_s(1) for deadline, _ in dropped)
             left.update(dropped)
         elif step == "learn":
             queue.cost.add(1 + int(pause_s * 100), abs(value))
