@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -311,6 +312,7 @@ async def test_wrong_offers_raise_in_the_node(answer: Any, confidence: Any, erro
         ("a", 7, ("a", 1.0)),
         ("a", -1.5, ("a", 0.0)),
         ("a", math.nan, ("a", 0.0)),
+        ("a", Fraction(1, 2), ("a", 0.5)),
         ({"answer": "a", "confidence": 0.3}, None, ("a", 0.3)),
         ({"answer": "a", "confidence": 0.3}, 0.6, ("a", 0.6)),
         ({1, 2}, None, ([1, 2], None)),
