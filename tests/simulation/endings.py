@@ -29,6 +29,8 @@ ROWS = frozenset(
         "degraded: timeout",
         "degraded: skipped",
         "critical stage timed out",
+        "timed out with an offer",
+        "partial answer",
         "total ran out",
         "total ran out, answered",
         "critical stage failed",
@@ -74,6 +76,8 @@ class QueryEnding(NamedTuple):
     """Of each stage, in order."""
     timeouts: tuple[str, ...]
     """The ends of the ids of its timeout events."""
+    partial: bool
+    """Its answer is one that a node offered."""
     ran_out: Stage
     """The stage that found no time left of the total; None where another event covers it."""
 
@@ -109,8 +113,19 @@ def ending_of(job: Job, *, rejects: bool) -> QueryEnding:
     if last is not None:
         status, error_type = _failed(stages[last], outcomes[last], total="timeout" in timeouts)
     degraded = status == "success" and (verdict is False or set(outcomes) != {"success"})
+    partial = job.history.offer is not None and (_goes_on(stages) if last is None else last == PROCESSING)
     ending = QueryEnding(
-        "", status, error_type, degraded, verdict, stages, outcomes, attempts, tuple(timeouts), ran_out
+        "",
+        status,
+        error_type,
+        degraded,
+        verdict,
+        stages,
+        outcomes,
+        attempts,
+        tuple(timeouts),
+        partial,
+        ran_out,
     )
     return ending._replace(row=_row(ending))
 
@@ -159,11 +174,18 @@ def _is_at_the_end(stage: Stage, job: Job) -> bool:
     return stage.started_at + max(stage.granted_s, stage.duration_s) >= job.ends_at - ROUNDING_S
 
 
+def _goes_on(stages: tuple[Stage, ...]) -> bool:
+    """Return whether later stages run on an offered answer."""
+    processing = stages[PROCESSING]
+    return isinstance(processing, StageRun) and processing.partial
+
+
 def _last(stages: tuple[Stage, ...], outcomes: tuple[str, ...], *, rejects: bool) -> int | None:
     """Return the stage that ended the query early; None if there is none."""
     for number, (stage, outcome) in enumerate(zip(stages, outcomes, strict=True)):
         rejected = isinstance(stage, StageRun) and stage.verdict is False and rejects
-        if rejected or (number < CRITICAL and outcome != "success"):
+        failed = number < CRITICAL and outcome != "success"
+        if rejected or (failed and not (number == PROCESSING and _goes_on(stages))):
             return number
     return None
 
@@ -181,6 +203,8 @@ def _row(ending: QueryEnding) -> str:
     answered = ending.status == "success"
     if ending.validated is False:
         return "rejected" if answered else "rejected is an error"
+    if ending.partial:
+        return "partial answer" if answered else "timed out with an offer"
     if "timeout" in ending.timeouts:
         return "total ran out, answered" if answered else "total ran out"
     if not answered:

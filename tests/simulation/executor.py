@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
+from fivestage.core.offer import Offer
 from fivestage.core.stage_history import RunningStage, StageRun
 from fivestage_schemas import Outcome
 
-from .questions import answer_to, data_of
+from .questions import answer_to, data_of, offers
 
 if TYPE_CHECKING:
     from random import Random
@@ -88,6 +89,7 @@ class SimExecutor:
                 _end(job, course, number)
             stage = course[stuck]
             job.history.start(RunningStage(stage.spec, loop.time(), LIMIT_S, stage.node, job.history.attempt))
+            _offer(job, stage)
             return
         self._courses[job] = course
         loop.call_at(job.ends_at - JUST_BEFORE_S, self._at_deadline)
@@ -116,6 +118,7 @@ class SimExecutor:
                 job.history.start(
                     RunningStage(run.spec, run.started_at, run.granted_s, run.node, run.attempt)
                 )
+                _offer(job, run)
                 break
             _end(job, course, number)
 
@@ -157,6 +160,7 @@ def _course(random: Random, job: Job, fate: str, now: float) -> list[Attempt]:
                 _late(random, run)
         if spec.sequence == odd and fate == "moved":
             course.append(_move(random, run))
+        run.partial = job.allow_partial and _is_late(run) and offers(job.query.query_id)
         course.append(run)
         now = (run.started_at or 0.0) + run.duration_s
         if run.ends_query:
@@ -248,7 +252,21 @@ def _end(job: Job, course: list[Attempt], number: int) -> None:
         run.started_at = None
     if run.spec.sequence == PROCESSING and run.success:
         history.answer_json, history.confidence = run.data_json, 0.5
+    if _is_late(run):
+        _offer(job, run)
     if number + 1 < len(course) and course[number + 1].spec is run.spec:
         history.fail_over(run)
     else:
         history.finish(run)
+
+
+def _is_late(run: StageRun) -> bool:
+    """Return whether a call of a node has timed out."""
+    return run.spec.sequence == PROCESSING and run.outcome is Outcome.TIMEOUT
+
+
+def _offer(job: Job, stage: Attempt) -> None:
+    """Offer an answer in processing, which does not end in time."""
+    query_id, asks = job.query.query_id, job.query.user_input
+    if stage.spec.sequence == PROCESSING and offers(query_id):
+        job.history.offer = Offer(orjson.dumps(answer_to(query_id, asks)), 0.25, stage.node)

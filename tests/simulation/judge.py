@@ -104,6 +104,8 @@ def wrong_time(asked: Asked, events: list[Written]) -> Iterator[str]:
         return
     if job.query.query_id != query.query_id or job.query.user_input != query.asks:
         yield f"{job.query.query_id} was run instead of {query.query_id}"
+    if job.allow_partial is not query.allow_partial:
+        yield f"it ran with allow_partial {job.allow_partial}, not {query.allow_partial}"
     end_s = min(job.started_at + query.budget_ms / 1000, inf if query.due_s is None else query.due_s)
     if abs(job.ends_at - end_s) > CLOCK_S:
         yield f"its deadline was {job.ends_at:.6f} s, not {end_s:.6f}"

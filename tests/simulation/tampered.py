@@ -181,6 +181,7 @@ TAMPERED: dict[str, Plant] = {
     "lane header of another lane": headers(lambda named: named.update({h.LANE: b"lane"}), *EVENTS),
     "status header always success": headers(lambda named: named.update({h.STATUS: b"success"}), RESULTS),
     "error_type missing": value(lambda said: said.update(error_type=None), RESULTS),
+    "never partial": value(lambda said: said.update(partial=False), RESULTS),
     "never degraded": value(lambda said: said.update(degraded=False), RESULTS),
     "timeout published as success": value(first_timeout_succeeded, STAGES),
     "result without stages": value(lambda said: said.update(stages=[]), RESULTS),

@@ -210,12 +210,15 @@ ANY_TEXT: Final = _AnyText("some text")
 
 
 def _result(asked: Asked, job: Job, ending: QueryEnding, found: Value, stages: list[Value], at: str) -> Value:
-    answered = ending.status == "success"
+    answered, node = ending.status == "success", stages[PROCESSING]["node"]
+    answer, confidence = (stages[PROCESSING]["data"], job.history.confidence) if answered else (None, None)
+    if ending.partial:
+        assert job.history.offer is not None
+        answer, confidence, node = answer_to(asked.query_id, asked.query.asks), 0.25, job.history.offer.node
     return {
-        "status": ending.status, "answer": stages[PROCESSING]["data"] if answered else None,
-        "confidence": job.history.confidence if answered else None, "degraded": ending.degraded,
-        "validated": ending.validated, "partial": False, "error": None if answered else _text(found),
-        "error_type": ending.error_type, "node": stages[PROCESSING]["node"], "stages": stages,
+        "status": ending.status, "answer": answer, "confidence": confidence, "degraded": ending.degraded,
+        "validated": ending.validated, "partial": ending.partial, "error": None if answered else _text(found),
+        "error_type": ending.error_type, "node": node, "stages": stages,
         "metrics": _metrics(job, ending, found.get("metrics", {}), stages),
         "started_at": found.get("started_at"), "finished_at": at, "source": asked.source,
     } | asked.common  # fmt: skip

@@ -67,6 +67,7 @@ def check_text(query: Query, ctx: StageContext) -> bool:
 @app.node("blocking", intents=["general", "other"], validate=check_text)
 def blocking_node(query: Query, ctx: StageContext) -> str:
     """A node that runs in a thread."""
+    ctx.offer(query.user_input, confidence=0.5)
     return query.user_input + str(ctx.deadline)
 
 
@@ -82,7 +83,8 @@ def reflect(query: Query, ctx: StageContext) -> dict[str, Any]:
     verdict: bool | None = ctx.validated
     confidence: float | None = ctx.confidence
     node: str | None = ctx.node
-    return {"verdict": verdict, "confidence": confidence, "node": node, "of": query.query_id}
+    partial: bool = ctx.partial
+    return {"verdict": verdict, "confidence": confidence, "node": node, "of": query.query_id, "cut": partial}
 
 
 class Client:

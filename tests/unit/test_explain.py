@@ -60,6 +60,8 @@ def printed(found: Explanation, capsys: pytest.CaptureFixture[str], *, show_text
         ("rejected", "error", ["validation rejected the answer"]),
         ("too-large", "error", ["result_too_large", "the answer is too large for its topic"]),
         ("expired", "expired", ["not started", "deadline had passed", "expired_before_start"]),
+        ("offered", "timeout", ["  partial  ", "offers, timeout, offered an answer", "offers had offered"]),
+        ("partial", "partial", ["answered with what offers had offered: processing (offers) did not end"]),
         ("busy", "error", ["node_busy"]),
         ("stuck", "error", ["node_stuck"]),
     ],

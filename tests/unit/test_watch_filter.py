@@ -12,6 +12,11 @@ from support import everything
 SOME = frozenset
 
 
+QUERIES = {
+    "success", "stage-timeout", "pipeline-timeout", "degraded", "error", "expired", "offered", "partial",
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def results() -> dict[str, PipelineResult]:
     """Return the results of every kind of query, by their ids."""
@@ -25,17 +30,20 @@ def results() -> dict[str, PipelineResult]:
 @pytest.mark.parametrize(
     ("chosen", "shown"),
     [
-        (Filter(), {"success", "stage-timeout", "pipeline-timeout", "degraded", "error", "expired"}),
-        (Filter(statuses=SOME({"timeout"})), {"stage-timeout", "pipeline-timeout"}),
-        (Filter(statuses=SOME({"success"})), {"success", "degraded"}),
-        (Filter(statuses=SOME({"degraded", "expired"})), {"degraded", "expired"}),
+        (Filter(), QUERIES),
+        (Filter(statuses=SOME({"timeout"})), {"stage-timeout", "pipeline-timeout", "offered"}),
+        (Filter(statuses=SOME({"success"})), {"success", "degraded", "partial"}),
+        (Filter(statuses=SOME({"degraded", "expired"})), {"degraded", "expired", "partial"}),
+        (Filter(statuses=SOME({"partial"})), {"offered", "partial"}),
         (Filter(nodes=SOME({"sleeps"})), {"stage-timeout", "pipeline-timeout"}),
         (Filter(lanes=SOME({"canary"})), set()),
-        (Filter(slow_ms=100.0), {"stage-timeout"}),
-        (Filter(statuses=SOME({"timeout"}), slow_ms=100.0, lanes=SOME({"prod"})), {"stage-timeout"}),
+        (Filter(slow_ms=100.0), {"stage-timeout", "offered", "partial"}),
+        (
+            Filter(statuses=SOME({"timeout"}), slow_ms=100.0, lanes=SOME({"prod"})),
+            {"stage-timeout", "offered"},
+        ),
     ],
 )
 def test_filter(results: dict[str, PipelineResult], chosen: Filter, shown: set[str]) -> None:
     """A result is shown if it matches all that is asked for; a degraded one is a success too."""
-    queries = {"success", "stage-timeout", "pipeline-timeout", "degraded", "error", "expired"}
-    assert {name for name in queries if chosen.matches(results[name])} == shown
+    assert {name for name in QUERIES if chosen.matches(results[name])} == shown

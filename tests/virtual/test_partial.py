@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,6 +16,7 @@ from fivestage.errors import NodeError
 from fivestage.settings import Settings
 from fivestage.testing import MemoryBus
 from fivestage_schemas import PipelineStatus, StageType
+from support.documents import blocks, section, text_of
 from support.events import Event
 from support.runs import inconsistencies
 
@@ -310,6 +312,7 @@ async def test_wrong_offers_raise_in_the_node(answer: Any, confidence: Any, erro
         ("a", 7, ("a", 1.0)),
         ("a", -1.5, ("a", 0.0)),
         ("a", math.nan, ("a", 0.0)),
+        ("a", Fraction(1, 2), ("a", 0.5)),
         ({"answer": "a", "confidence": 0.3}, None, ("a", 0.3)),
         ({"answer": "a", "confidence": 0.3}, 0.6, ("a", 0.6)),
         ({1, 2}, None, ([1, 2], None)),
@@ -425,3 +428,12 @@ async def test_a_stage_that_does_not_end_leaves_its_offer_to_the_query() -> None
         assert result.answer in {1, 2}
         assert outcomes(result) == ["timeout", "success", "success"]
         assert result.metrics.total_duration_ms < 250
+
+
+async def test_the_node_in_the_documents() -> None:
+    """The printed node offers what it has at its limit."""
+    names: dict[str, Any] = {}
+    exec(blocks("python", section("Partial answers", text_of("docs/authors.md")))[0], names)  # noqa: S102
+    result = await Orchestrator(names["app"]).process_query("Compare the two offers", allow_partial=True)
+    assert (result.status, result.partial, result.node) == (OK, True, "llm")
+    assert (result.answer, result.confidence) == ("The first is cheaper", 0.4)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fivestage import Plan, Query
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.job import Job
+from fivestage.core.offer import Offer
 from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting
 from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 from fivestage.executors.process import messages
@@ -39,7 +40,9 @@ RUNS = st.builds(
     st.booleans(),
     SECONDS,
     st.none() | TEXT,
+    st.booleans(),
 )
+OFFERS = st.builds(Offer, st.binary(), st.none() | SECONDS, st.none() | TEXT)
 HEADS = st.lists(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT, min_size=1)
 
 
@@ -145,6 +148,27 @@ def test_a_running_stage_arrives(stage: RunningStage) -> None:
     """A running stage arrives with every field."""
     arrived = messages.decode_running(frame_of(messages.encode_running(3, stage)), PLAN)
     assert fields(arrived) == fields(stage)
+
+
+@given(st.integers(1, 9), OFFERS)
+def test_an_offer_arrives(attempt: int, offer: Offer) -> None:
+    """An offer arrives with the attempt that made it."""
+    assert messages.decode_offer(frame_of(messages.encode_offer(3, attempt, offer))) == (attempt, offer)
+
+
+@given(st.lists(RUNS, max_size=3), st.none() | OFFERS, st.booleans())
+def test_a_moved_job_keeps_what_was_offered(
+    runs: list[StageRun],
+    offer: Offer | None,
+    allowed: bool,  # noqa: FBT001
+) -> None:
+    """Another worker knows the last offer, and whether later stages may run on it."""
+    job = Job(Query("q", "text", "lane", {}), PLAN, started_at=1.0, ends_at=2.0, allow_partial=allowed)
+    job.history.runs, job.history.offer = runs, offer
+    history = StageHistory()
+    arrived, _ = messages.decode_start(frame_of(messages.encode_start(job, 7)), PLAN, history, {})
+    assert (history.offer, arrived.allow_partial) == (offer, allowed)
+    assert [*map(fields, history.runs)] == [*map(fields, runs)]
 
 
 @given(RUNS, st.binary(), st.none() | SECONDS)

@@ -200,6 +200,8 @@ def _note(step: Step) -> Text:
         words.append("abandoned")
     elif step.outcome != "success":
         words.append(step.error_type or step.outcome)
+    if step.offered:
+        words.append("offered an answer")
     note = Text(rows.clean(step.node or ""))
     for word in words:
         note.append(", " if note else "").append(rows.clean(word), rows.STYLES.get(step.outcome, ""))

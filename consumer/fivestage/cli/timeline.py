@@ -27,6 +27,8 @@ class Step(NamedTuple):
     error_type: str | None = None
     note: str = ""
     """Why it was skipped."""
+    offered: bool = False
+    """It offered the answer of a partial result."""
 
     @property
     def end_ms(self) -> float:
@@ -45,7 +47,16 @@ def steps_of(result: PipelineResult) -> list[Step]:
         if stage.started_at is not None and result.started_at is not None:
             at = (stage.started_at - result.started_at).total_seconds() * 1000
         found += _steps(stage, at, max((step.end_ms for step in found), default=0.0))
+    if result.partial:
+        _mark_offer(found, result.node)
     return found
+
+
+def _mark_offer(steps: list[Step], node: str | None) -> None:
+    """Mark the last attempt of the node that offered the answer."""
+    last = max((number for number, step in enumerate(steps) if step.node == node), default=None)
+    if last is not None:
+        steps[last] = steps[last]._replace(offered=True)
 
 
 def _steps(stage: StageResult, last_ms: float | None, earliest_ms: float) -> list[Step]:

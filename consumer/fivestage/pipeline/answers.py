@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 from fivestage.core.codec.data_json import as_json
@@ -27,7 +28,7 @@ def offer_of(answer: Any, confidence: float | None, *, node: str | None, max_byt
         ValueError: it takes more than *max_bytes* as JSON.
     """
     untyped: Any = confidence
-    if isinstance(untyped, bool) or not isinstance(untyped, int | float | None):
+    if untyped is not None and (isinstance(untyped, bool) or not isinstance(untyped, Real)):
         raise TypeError(f"confidence must be a number from 0 to 1, got {type(untyped).__name__}")
     answer, stated = answer_of(answer)
     _, answer_json = as_json(answer, max_bytes)

@@ -87,7 +87,7 @@ def test_watch_no_such_status(fivestage: Fivestage, bootstrap: str) -> None:
     """A status that no result has is refused with those that there are."""
     ran = fivestage("watch", "--status", "late", "--bootstrap", bootstrap)
     assert (ran.code, ran.out) == (2, "")
-    assert "there is no 'late', but success, error, timeout, expired, degraded" in ran.err
+    assert "there is no 'late', but success, error, timeout, expired, degraded, partial" in ran.err
 
 
 def test_watch_follows(start: Start, fivestage: Fivestage, bootstrap: str) -> None:

@@ -155,7 +155,29 @@ def test_extreme_dates_are_read(offset: str, year: int) -> None:
 INTENT = Plan.of().stages[0]
 
 
-VALIDATION = Plan.of().stages[3]
+PROCESSING, VALIDATION = Plan.of().stages[2:4]
+
+
+@pytest.mark.parametrize(
+    ("left_s", "later_s", "granted_s"),
+    [
+        pytest.param(0.25, 0.0, 0.12, id="its limit leaves enough"),
+        pytest.param(0.1, 0.0, 0.095, id="5 ms"),
+        pytest.param(0.1, 0.003, 0.092, id="and what later stages usually take"),
+        pytest.param(0.1, 0.05, 0.09, id="at most a tenth"),
+        pytest.param(0.01, 0.0, 0.009, id="of little too"),
+        pytest.param(0.0, 0.0, 0.0, id="nothing is left"),
+        pytest.param(-1.0, 0.0, -1.0, id="less than nothing"),
+    ],
+)
+def test_processing_leaves_time_to_check_an_offer(left_s: float, later_s: float, granted_s: float) -> None:
+    """Only where the query allows partial answers, and only processing."""
+    routing = StageRouting(0.12, later_s=later_s)
+    got, _ = stage_grant(PROCESSING, routing, now=1.0, ends_at=1.0 + left_s, allow_partial=True)
+    assert got == pytest.approx(granted_s)
+    for spec, allowed in ((PROCESSING, False), (INTENT, True), (VALIDATION, True)):
+        got, _ = stage_grant(spec, routing, now=1.0, ends_at=1.0 + left_s, allow_partial=allowed)
+        assert got == pytest.approx(min(0.12, left_s))
 
 
 def advised(**known: float) -> StageRouting:

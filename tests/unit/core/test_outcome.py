@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fivestage.core.offer import Offer, SentOffer
 from fivestage.core.plan import Plan
 from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason, TimeoutScope
 from support.fields import fields
@@ -493,3 +494,97 @@ def test_a_query_that_no_thread_was_free_for() -> None:
     assert [run.outcome for run in got.runs[2:]] == [SKIPPED] * 3
     assert got.runs[2].error == "no thread was free for its call: executor.threads of them were busy"
     assert [(note.scope, note.reason) for note in got.timeouts] == [PIPELINE]
+
+
+# Partial answers
+
+
+A, B = Offer(b'"a"', 0.25, "math"), Offer(b'"b"', None, "other")
+
+
+def offered(outcome: QueryOutcome) -> tuple[bool, bytes | None, float | None, str | None]:
+    """Return what an outcome says of an offered answer."""
+    return outcome.partial, outcome.answer_json, outcome.confidence, outcome.node
+
+
+@pytest.mark.parametrize("third", [TIMEOUT, ERROR])
+def test_a_query_that_processing_failed_has_the_last_offer(third: Outcome) -> None:
+    """Whether the last attempt timed out or failed, with the status that it has without an offer."""
+    history = history_of(ended([SUCCESS, SUCCESS, third]))
+    bare = concluded(history)
+    history.offer = A
+    got = concluded(history)
+    assert offered(got) == (True, *A)
+    assert (got.status, got.error, got.error_type) == (bare.status, bare.error, bare.error_type)
+    assert (got.degraded, offered(bare)) == (False, (False, None, None, "math"))
+
+
+def test_a_node_that_runs_at_the_deadline_has_offered_its_last() -> None:
+    """The offer of the running attempt counts, or else that of an earlier one."""
+    running = running_of(PROCESSING, at=STARTED_AT + 0.2, granted_s=0.05)
+    history = history_of(ended([SUCCESS, SUCCESS]), running)
+    history.offer = B
+    assert offered(concluded(history, after_s=0.25)) == (True, *B)
+    running.offers = SentOffer(A)
+    assert offered(concluded(history, after_s=0.25)) == (True, *A)
+
+
+def test_stages_after_an_offer_decide_as_after_an_answer() -> None:
+    """A partial run does not end the query; a later critical stage that fails does, without an answer."""
+    runs = [*ended([SUCCESS, SUCCESS, TIMEOUT]), *ended([SUCCESS] * 5)[3:]]
+    runs[2].partial = True
+    history = history_of(runs)
+    history.offer = A
+    got = concluded(history, after_s=0.15)
+    assert (got.status, got.degraded, offered(got)) == (OK, True, (True, *A))
+    plan = Plan.of(critical=StageType)
+    runs = [*ended([SUCCESS, SUCCESS, TIMEOUT], plan=plan), *ended([SUCCESS] * 3 + [ERROR], plan=plan)[3:]]
+    runs[2].partial = True
+    history = history_of(runs)
+    history.offer = A
+    got = concluded(history, plan=plan, after_s=0.15)
+    assert (got.status, got.partial, got.answer_json) == (FAILED, False, None)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "fields"),
+    [
+        ([SUCCESS, ERROR], {}),
+        ([SUCCESS] * 5, {}),
+        ([SUCCESS, SUCCESS, ERROR], {"excused": True}),
+    ],
+)
+def test_an_offer_that_does_not_count(outcomes: list[Outcome], fields: dict[str, bool]) -> None:
+    """Neither if another stage failed, nor if there is an answer, nor if the query has none."""
+    history = history_of([*ended(outcomes)[:-1], altered(ended(outcomes)[-1], **fields)])
+    history.offer = A
+    assert concluded(history).partial is False
+
+
+def test_attempts_hand_on_what_they_offered() -> None:
+    """An attempt that timed out or was moved leaves its offer; one that raised leaves the one before it."""
+    history = history_of(ended([SUCCESS, SUCCESS]))
+    for offer, outcome, left in ((A, TIMEOUT, A), (B, ERROR, A), (None, TIMEOUT, A), (B, TIMEOUT, B)):
+        running = running_of(PROCESSING, at=STARTED_AT, granted_s=0.05)
+        running.offers = SentOffer(offer)
+        history.start(running)
+        history.fail_over(run_of(PROCESSING, outcome))
+        assert history.last_offer() == left
+    running = running_of(PROCESSING, at=STARTED_AT, granted_s=0.05)
+    running.offers = SentOffer(A)
+    history.start(running)
+    moved = history.continued()
+    assert (moved.offer, moved.last_offer()) == (A, A)
+
+
+def test_a_call_that_is_resumed_may_still_raise() -> None:
+    """What a call in a thread has offered counts when the query moves, unless the call raises in the end."""
+    history = history_of(ended([SUCCESS, SUCCESS]))
+    running = running_of(PROCESSING, at=STARTED_AT, granted_s=0.05)
+    running.call, running.offers = object(), SentOffer(A)
+    history.start(running)
+    moved = history.continued()
+    assert (moved.offer, moved.last_offer()) == (None, A)
+    moved.start(running)
+    moved.fail_over(run_of(PROCESSING, ERROR))
+    assert moved.last_offer() is None

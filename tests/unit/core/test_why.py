@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage.core.codec.event_json import EventJson
+from fivestage.core.offer import Offer
 from fivestage.core.plan import Plan
 from fivestage.core.why import decisive, why
 from fivestage_schemas import PipelineResult, PipelineStatus, StageType, TimeoutReason
@@ -147,6 +148,20 @@ def test_a_degraded_answer_names_what_is_missing() -> None:
     assert why(result) == (
         "answered without all stages: validation did not end within the 40 ms it was granted, "
         "reflection was skipped"
+    )
+
+
+def test_a_partial_answer_names_who_offered_it() -> None:
+    """The node that offered the answer, and the one that did not end, also for a timeout."""
+    runs = [*ended([SUCCESS, SUCCESS, TIMEOUT]), *ended([SUCCESS] * 5)[3:]]
+    history = history_of(runs)
+    history.offer = Offer(b"22", 0.5, "math")
+    assert why(published(concluded(history, after_s=0.15))) == (
+        "processing (math) did not end within the 120 ms it was granted; math had offered an answer"
+    )
+    runs[2].partial = True
+    assert why(published(concluded(history, after_s=0.15))) == (
+        "answered with what math had offered: processing (math) did not end within the 120 ms it was granted"
     )
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 INTERVAL_S: Final = 0.005
 """Least seconds between two writes of offers: a node may offer after each token of its answer."""
+CHUNK_BYTES: Final = 65536
+"""The interval is as many times as long as a write has chunks of this size: the bus loop must read them."""
 
 
 class OfferSender:
@@ -55,8 +57,7 @@ class OfferSender:
                 self._waiting[serial] = frame
                 self._wake()
             else:
-                self._next_at = now + INTERVAL_S
-                self._outbox.write(frame)
+                self._write(frame, now)
 
     def _wake(self) -> None:
         if self._thread is None:
@@ -76,5 +77,8 @@ class OfferSender:
             with self._changed:
                 frames = b"".join(self._waiting.values())
                 self._waiting.clear()
-                self._next_at = time.monotonic() + INTERVAL_S
-                self._outbox.write(frames)
+                self._write(frames, time.monotonic())
+
+    def _write(self, frames: bytes, now: float) -> None:
+        self._next_at = now + INTERVAL_S * (1 + len(frames) // CHUNK_BYTES)
+        self._outbox.write(frames)
