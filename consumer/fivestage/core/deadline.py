@@ -6,7 +6,7 @@ seconds. After the start only a wait for a thread moves them (``pipeline.waiting
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.core.tuples import new
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from fivestage.core.plan import StageSpec
     from fivestage.core.routing_snapshot import StageRouting
+
+DEADLINE_HEADER: Final = "x-envoy-upstream-rq-timeout-ms"
+"""Passes the deadline on to a called service: Envoy ends a request after that many milliseconds."""
 
 
 class Budget(NamedTuple):

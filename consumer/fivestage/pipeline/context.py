@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from fivestage.core.deadline import DEADLINE_HEADER
 from fivestage.core.routing_snapshot import RoutingSnapshot
 from fivestage.errors import ResourceError
+from fivestage.pipeline.current_span import trace_headers
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from fivestage.pipeline.resource import Resource
 
 T = TypeVar("T")
+
+RESERVE_MS: Final = 5.0
+"""Milliseconds in which a node that caught its client's timeout can still return something."""
+LEAST_MS: Final = 1.0
+"""Clients read 0 as no limit at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ class StageContext:
         >>> @app.node("search", intents={"page"})
         ... async def search(query, ctx):
         ...     intent = ctx.results["intent"]["intent"]
-        ...     timeout_s = ctx.remaining_ms() / 1000
+        ...     timeout_s = ctx.timeout()
         ...     return {"answer": f"{intent}: {query.user_input}", "confidence": 0.5}
     """
 
@@ -121,11 +128,40 @@ class StageContext:
     """The built-in decision chose the node to find out whether it has recovered."""
     resources: OpenResources = field(default=_NO_RESOURCES, repr=False)
     """Used by ``use``; a context made in a test has only what ``app.override`` gives it."""
+    deadline_header: str = field(default=DEADLINE_HEADER, repr=False)
+    """Used by ``headers``; empty = the deadline is not passed on."""
 
     def remaining_ms(self) -> float:
-        """Milliseconds left for this stage, 0.0 or more; a good timeout for a client."""
+        """Milliseconds left for this stage, 0.0 or more."""
         end = min(self.deadline, self.stage_deadline or self.deadline)
         return max(0.0, (end - self.clock()) * 1000)
+
+    def timeout(self, reserve_ms: float = RESERVE_MS) -> float:
+        """Seconds that a client may take, so that it fails by itself before this stage is cancelled.
+
+        Args:
+            reserve_ms: Milliseconds to leave of what the stage has, for the work after the reply.
+
+        Returns:
+            At least 0.001, never 0 or None, which clients take for no limit.
+
+        Example: ``stub.Ask(request, timeout=ctx.timeout())``
+        """
+        return max(LEAST_MS, self.remaining_ms() - reserve_ms) / 1000
+
+    def headers(self) -> dict[str, str]:
+        """Headers that pass trace and deadline on to another service; a new dict, with lower-case names.
+
+        ``traceparent`` and ``tracestate`` of this call's span, where the query is traced, and
+        ``outbound.deadline_header`` with what ``timeout`` returns, in whole milliseconds. Neither baggage nor
+        anything of the query: a service of someone else may get them too.
+
+        Example: ``session.post(url, json=body, headers=ctx.headers())``
+        """
+        headers = trace_headers()
+        if self.deadline_header:
+            headers[self.deadline_header] = str(int(self.timeout() * 1000))
+        return headers
 
     async def run_sync(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a blocking function in a thread; returns what it returns, raises what it raises.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fivestage._asyncio import wait_at_most
 from fivestage.core.codec.event_json import Envelope, EventJson
+from fivestage.core.deadline import DEADLINE_HEADER
 from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
@@ -46,6 +47,7 @@ class Orchestrator:
         max_data_bytes: Data of a stage that takes more bytes as JSON is left out of the stage's result, with
             ``error_type`` ``result_too_large``; None = no limit.
         start_timeout_ms: Milliseconds that the app's resources may take to open.
+        deadline_header: The header of ``ctx.headers()`` with the time that is left; empty = none.
 
     Example:
         >>> result = await Orchestrator().process_query("What is 15 + 7?")  # doctest: +SKIP
@@ -67,6 +69,7 @@ class Orchestrator:
         threads: int = DEFAULT_THREADS,
         max_data_bytes: int | None = None,
         start_timeout_ms: int = DEFAULT_START_TIMEOUT_MS,
+        deadline_header: str = DEADLINE_HEADER,
     ) -> None:
         self.app = app or Pipeline()
         self.plan = plan or Plan.of()
@@ -75,6 +78,7 @@ class Orchestrator:
         """Opened by ``async with``, or by the executor that runs jobs."""
         self._scope: Scope | None = None
         self._limit = DataLimit.of(max_data_bytes)
+        self._deadline_header = deadline_header
 
     def __repr__(self) -> str:
         return f"<Orchestrator {self.app} {self.threads}>"
@@ -161,8 +165,9 @@ class Orchestrator:
             asyncio.CancelledError: the job was cancelled from outside; its history stays as it is.
         """
         if not any(run.ends_query for run in history.runs):  # else the job was moved after that
-            runner = StageRunner(self.app, self.threads, self.resources, job, history, monitor, self._limit)
-            await runner.run()
+            shared = self.app, self.threads, self.resources
+            outbound = self._deadline_header
+            await StageRunner(*shared, job, history, monitor, self._limit, outbound).run()
 
 
 async def run_with_timeout(

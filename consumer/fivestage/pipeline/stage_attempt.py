@@ -61,6 +61,7 @@ class StageAttempts:
         history: Gets the stages as they start and end.
         monitor: Shows the executor whose code has control of the loop.
         limit: The largest data that a stage may return.
+        deadline_header: See ``StageContext.headers``.
     """
 
     __slots__ = (
@@ -77,6 +78,7 @@ class StageAttempts:
         history: StageHistory,
         monitor: StepMonitor | None,
         limit: DataLimit,
+        deadline_header: str,
     ) -> None:
         self._app = app
         self._threads = threads
@@ -96,7 +98,7 @@ class StageAttempts:
         )
         self._clock = self._bounds.clock
         ctx = StageContext(job.query.lane, job.ends_at, self._clock, _INTENT, threads, job.routing)
-        ctx.resources = resources
+        ctx.resources, ctx.deadline_header = resources, deadline_header
         self._ctx = ctx
         for run in history.runs:  # the job was moved: later stages need what earlier ones returned elsewhere
             if run.success and run.data_json is not None:

@@ -147,6 +147,7 @@ def _executor(
             spares=executor.spares,
             max_data_bytes=largest_event,
             timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
+            deadline_header=settings.outbound.deadline_header,
             setup=Setup(
                 # Both are called with texts as arguments.
                 (
@@ -164,6 +165,7 @@ def _executor(
         threads=executor.threads,
         max_data_bytes=largest_event,
         start_timeout_ms=executor.start_timeout_ms,
+        deadline_header=settings.outbound.deadline_header,
     )
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
 

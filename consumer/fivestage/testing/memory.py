@@ -198,6 +198,7 @@ class MemoryBus:
                 plan=plan,
                 threads=settings.executor.threads,
                 start_timeout_ms=settings.executor.start_timeout_ms,
+                deadline_header=settings.outbound.deadline_header,
             )
         )
         self.poller, self.dispatcher = build(

@@ -54,6 +54,7 @@ class WorkerConfig(NamedTuple):
     max_data_bytes: int
     open_s: float
     """How long its resources may take to open, in seconds."""
+    deadline_header: str
     on_start: Callable[[], Callable[[], None]] | None = None
     """Called after the fork; returns a function that is called at the end, in a thread."""
 
@@ -151,6 +152,7 @@ class _Child:
             threads=config.threads,
             max_data_bytes=config.max_data_bytes,
             start_timeout_ms=round(config.open_s * 1000),
+            deadline_header=config.deadline_header,
         )
         self._scope: Scope | None = None
         loop.set_default_executor(DefaultExecutor(self._orchestrator.threads))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from fivestage.core.deadline import DEADLINE_HEADER
 from fivestage.errors import ExecutorError, ResourceError
 from fivestage.executors.executor import TICK_S
 from fivestage.executors.process import messages
@@ -49,9 +50,10 @@ class ProcessExecutor(WorkerPool):
         setup: What to call before the app is imported.
         spares: The number of further processes that are kept ready.
         timeouts: How long importing the app, opening its resources, and forking may take.
+        deadline_header: See ``Orchestrator``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - see Plan, Setup and Orchestrator for what they configure
         self,
         app_path: str | None,
         plan: Plan,
@@ -64,6 +66,7 @@ class ProcessExecutor(WorkerPool):
         setup: Setup | None = None,
         spares: int = 1,
         timeouts: ForkTimeouts | None = None,
+        deadline_header: str = DEADLINE_HEADER,
     ) -> None:
         self._timeouts = timeouts or ForkTimeouts()
         self._config = {
@@ -71,6 +74,7 @@ class ProcessExecutor(WorkerPool):
             "plan": messages.encode_plan(plan),
             "threads": threads,
             "max_data_bytes": max_data_bytes,
+            "deadline_header": deadline_header,
             "setup": list(setup.server) if setup else [],
             "worker_setup": list(setup.worker) if setup else [],
             "open_s": self._timeouts.open_s,

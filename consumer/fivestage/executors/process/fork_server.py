@@ -94,7 +94,7 @@ def load(config: Mapping[str, Any]) -> child.WorkerConfig:
     app = load_app(config["app"])
     _call(config["setup"])  # the app may have configured the log, for instance
     limits = config["threads"], config["max_data_bytes"], config["open_s"]
-    return child.WorkerConfig(app, plan, *limits, on_start)
+    return child.WorkerConfig(app, plan, *limits, config["deadline_header"], on_start)
 
 
 def _call(setup: Sequence[str]) -> Any:
