@@ -20,7 +20,7 @@ class StageRun:
     """
 
     __slots__ = (
-        "attempt", "data_json", "duration_s", "error", "error_type", "excused", "granted_s", "node",
+        "attempt", "capped", "data_json", "duration_s", "error", "error_type", "excused", "granted_s", "node",
         "outcome", "probe", "spec", "started_at", "verdict", "waited_s", "where",
     )  # fmt: skip
 
@@ -41,6 +41,7 @@ class StageRun:
         excused: bool = False,  # noqa: FBT001, FBT002 - likewise
         waited_s: float = 0.0,
         where: str | None = None,
+        capped: bool = False,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.outcome = outcome
@@ -60,9 +61,10 @@ class StageRun:
         self.excused = excused
         """The node raised because the query has no answer, which does not count as its failure."""
         self.waited_s = waited_s
-        """Seconds that the call waited for a thread before the stage started."""
-        self.where = where
-        """``file:line`` of the author's code that raised."""
+        """Seconds that the call waited before the stage started; see ``RunningStage``."""
+        self.where, self.capped = where, capped
+        """``file:line`` of the author's code that raised; and whether the grant was the node's own
+        ``timeout_ms``, so that a timeout counts although the stage would have had more time."""
 
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"
@@ -85,6 +87,7 @@ class StageRun:
             self.excused,
             self.waited_s,
             self.where,
+            self.capped,
         )
 
     @property
@@ -103,7 +106,7 @@ class RunningStage:
     """The stage that runs now, or whose call waits for a thread."""
 
     __slots__ = (
-        "attempt", "call", "granted_s", "node", "parked", "probe", "spec", "started_at", "waited_s",
+        "attempt", "call", "capped", "granted_s", "node", "parked", "probe", "spec", "started_at", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +118,7 @@ class RunningStage:
         attempt: int = 1,
         probe: bool = False,  # noqa: FBT001, FBT002 - likewise
         waited_s: float = 0.0,
+        capped: bool = False,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.started_at = started_at
@@ -122,8 +126,9 @@ class RunningStage:
         self.node = node
         self.attempt = attempt
         self.probe = probe
-        self.waited_s = waited_s
-        """Seconds that the call waited for a thread before the stage started."""
+        self.waited_s, self.capped = waited_s, capped
+        """Seconds that the call waited before the stage started: for a thread, for a slot of its node, or
+        between two calls; and see ``StageRun``."""
         self.call: Any = None
         """The call, if a thread makes it: it goes on while the event loop stalls."""
         self.parked: Any = None
@@ -135,7 +140,7 @@ class RunningStage:
         """The run of a stage that is abandoned at *now*, without a result."""
         run = StageRun(self.spec, outcome, None, error, error_type, self.node, self.attempt, self.started_at)
         run.duration_s, run.granted_s = now - self.started_at, self.granted_s
-        run.probe, run.waited_s = self.probe, self.waited_s
+        run.probe, run.waited_s, run.capped = self.probe, self.waited_s, self.capped
         return run
 
     def __repr__(self) -> str:
@@ -159,7 +164,7 @@ class StageHistory:
         self.runs: list[StageRun] = []
         self.running: RunningStage | None = None
         self.superseded: list[StageRun] = []
-        """Attempts at processing that failed and that another node may follow."""
+        """Attempts at processing that failed and that another attempt may follow."""
         self.moved: list[RunningStage] = []
         """Attempts at any stage that were abandoned when the query was moved."""
         self.attempt = 1
@@ -192,7 +197,7 @@ class StageHistory:
         self.attempt = 1
 
     def fail_over(self, run: StageRun) -> None:
-        """End a failed attempt that another node may follow."""
+        """End a failed attempt that another may follow, at another node or the same one."""
         self.superseded.append(run)
         self.running = self.resumed = self.waiting = None
         self.attempt = run.attempt + 1

@@ -111,7 +111,7 @@ class StageContext:
     routing: RoutingSnapshot = field(default_factory=lambda: RoutingSnapshot(()), repr=False)
     """Used by ``rank_nodes``; in a context made in a test all nodes are healthy."""
     attempt: int = 1
-    """Above 1 where the stage is restarted: another query blocked its loop, or another node failed."""
+    """Above 1 where the stage is restarted: a query blocked its loop, or this node or another one failed."""
     stage_deadline: float = 0.0
     """When this stage ends (monotonic seconds)."""
     results: dict[StageType, Any] = field(default_factory=dict, repr=False)

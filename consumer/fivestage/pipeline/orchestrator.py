@@ -19,6 +19,8 @@ from fivestage.errors import ResourceError
 from fivestage.pipeline.bounded_call import Bounds, as_coroutine
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.context import Query
+from fivestage.pipeline.job_calls import Shared
+from fivestage.pipeline.node_gates import Gates
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.pipeline.resource_manager import ResourceManager
 from fivestage.pipeline.stage_results import DataLimit
@@ -77,8 +79,8 @@ class Orchestrator:
         self.resources = ResourceManager(self.app.resources, start_timeout_s=start_timeout_ms / 1000)
         """Opened by ``async with``, or by the executor that runs jobs."""
         self._scope: Scope | None = None
-        self._limit = DataLimit.of(max_data_bytes)
-        self._deadline_header = deadline_header
+        limit = DataLimit.of(max_data_bytes)
+        self._shared = Shared(self.app, self.threads, self.resources, limit, deadline_header, Gates())
 
     def __repr__(self) -> str:
         return f"<Orchestrator {self.app} {self.threads}>"
@@ -165,9 +167,7 @@ class Orchestrator:
             asyncio.CancelledError: the job was cancelled from outside; its history stays as it is.
         """
         if not any(run.ends_query for run in history.runs):  # else the job was moved after that
-            shared = self.app, self.threads, self.resources
-            outbound = self._deadline_header
-            await StageRunner(*shared, job, history, monitor, self._limit, outbound).run()
+            await StageRunner(self._shared, job, history, monitor).run()
 
 
 async def run_with_timeout(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from fivestage.errors import InvalidAppError, NoNodeError
 from fivestage.nodes import builtin_nodes, builtin_stages
+from fivestage.pipeline.call_rules import CallRules
 from fivestage.pipeline.matriz import adapt_matriz_node
 from fivestage.pipeline.node import Handler, Node, checked_intents, checked_not_failures
 from fivestage.pipeline.resource import Resource, StandIn
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fivestage.app")
 T = TypeVar("T")
 StageFunction = TypeVar("StageFunction", bound="Callable[..., Any]")
+ExceptionClasses = type[Exception] | tuple[type[Exception], ...]
 
 
 class Pipeline:
@@ -89,7 +91,12 @@ class Pipeline:
         *,
         intents: Iterable[str] = (),
         validate: Callable[..., Any] | None = None,
-        not_failures: type[Exception] | tuple[type[Exception], ...] = (),
+        not_failures: ExceptionClasses = (),
+        limit: int | None = None,
+        timeout_ms: float | None = None,
+        retries: int = 0,
+        retry_on: ExceptionClasses = (),
+        idempotent: bool = False,
     ) -> Callable[[StageFunction], StageFunction]:
         """Declare a node: ``(query, ctx) -> {"answer": ..., "confidence": ...}`` or any JSON value.
 
@@ -112,6 +119,16 @@ class Pipeline:
             not_failures: Exceptions that say something about the query and not about the node, like
                 ``Unanswerable``: the stage ends as an error, no other node is called, and neither the node's
                 breaker nor its health count it.
+            limit: How many calls may run at a time, in each worker process. A further query waits as long as
+                it can still be answered, then another node is called, or the stage ends as ``node_busy``. The
+                wait is not part of the call's limit. A call counts until its code has ended.
+            timeout_ms: How long a call may take, if the stage does not grant less. Another node is called
+                then, while there is time.
+            retries: How often the node is called again for the same query after it raised one of *retry_on*:
+                after up to 10 ms, if there is time for a usual call, and at most for a fifth of the calls
+                plus one a second.
+            retry_on: The exceptions. Without *idempotent* only those of connections that were not made.
+            idempotent: Several calls for the same query do no harm.
 
         Raises:
             InvalidAppError: the function, or an argument, is not as described; the text says what to write.
@@ -125,11 +142,13 @@ class Pipeline:
             ...         raise Unanswerable("no product was named")
             ...     return {"answer": {"apple": 3}[query.user_input], "confidence": 0.9}
         """
-        taken, excused = _checked(name, intents, not_failures)
+        taken, excused = checked_intents(name, intents), checked_not_failures(name, not_failures)
+        rules = CallRules.of(name, excused, limit, timeout_ms, retries, retry_on, idempotent)
         check = Handler.of(f"{name}.validate", validate) if validate else None
 
         def declare(function: StageFunction) -> StageFunction:
-            self._register(name, Node(Handler.of(name, function), taken, check, excused=excused))
+            handler = Handler.of(name, function)
+            self._register(name, Node(handler, taken, check, excused=excused, rules=rules))
             return function
 
         return declare
@@ -140,7 +159,12 @@ class Pipeline:
         node: Any,
         *,
         intents: Iterable[str] = (),
-        not_failures: type[Exception] | tuple[type[Exception], ...] = (),
+        not_failures: ExceptionClasses = (),
+        limit: int | None = None,
+        timeout_ms: float | None = None,
+        retries: int = 0,
+        retry_on: ExceptionClasses = (),
+        idempotent: bool = False,
     ) -> None:
         """Register a MATRIZ node object without changes to it.
 
@@ -149,15 +173,22 @@ class Pipeline:
             node: An object with ``process(dict) -> dict`` and, optionally, ``validate_output(dict) -> bool``
                 and ``capabilities`` (used as intents if none are given).
             intents: The intents that the node takes.
-            not_failures: See ``node``.
+            not_failures: See ``node``, as for what follows.
+            limit: Calls at a time, in each worker process.
+            timeout_ms: Milliseconds that a call may take.
+            retries: Further calls for the same query after one of *retry_on*.
+            retry_on: The exceptions.
+            idempotent: Several calls for the same query do no harm.
 
         Raises:
             InvalidAppError: *node* has no such ``process``, or an argument is not as described.
         """
-        taken, excused = _checked(name, intents, not_failures)
+        taken, excused = checked_intents(name, intents), checked_not_failures(name, not_failures)
+        rules = CallRules.of(name, excused, limit, timeout_ms, retries, retry_on, idempotent)
         call, own_intents, validate = adapt_matriz_node(name, node)
         check = Handler.of(f"{name}.validate", validate) if validate else None
-        self._register(name, Node(Handler.of(name, call), taken or own_intents, check, excused=excused))
+        handler = Handler.of(name, call)
+        self._register(name, Node(handler, taken or own_intents, check, excused=excused, rules=rules))
 
     @overload
     def resource(self, function: Callable[[], AsyncIterator[T]]) -> Resource[T]: ...
@@ -259,15 +290,3 @@ class Pipeline:
             fields = {"event": "node registered twice", "node": name, "where": new, "replaced": old}
             log.warning("node %r at %s replaces the one at %s", name, new, old, extra=fields)
         self._nodes[name] = node
-
-
-def _checked(
-    name: Any, intents: Any, not_failures: Any
-) -> tuple[frozenset[str], tuple[type[BaseException], ...]]:
-    """Check a node's arguments; return its intents and its excused exceptions."""
-    if not (isinstance(name, str) and name):
-        if callable(name):
-            example = getattr(name, "__name__", "name")
-            raise InvalidAppError(f'a node needs a name: write @app.node("{example}") instead of @app.node')
-        raise InvalidAppError(f"a node needs a name, a text that is not empty; got {name!r}")
-    return checked_intents(name, intents), checked_not_failures(name, not_failures)

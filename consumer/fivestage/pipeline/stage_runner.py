@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_history import StageRun
+from fivestage.pipeline.node_calls import NodeCalls
 from fivestage.pipeline.node_choice import fallback_node, start_trial
 from fivestage.pipeline.running_call import name_calls
-from fivestage.pipeline.stage_attempt import StageAttempts
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _DECISION: Final = StageType.DECISION
 _PROCESSING: Final = StageType.PROCESSING
 
 
-class StageRunner(StageAttempts):
+class StageRunner(NodeCalls):
     """Runs those stages of one job that are not in its history yet."""
 
     __slots__ = ()
@@ -39,6 +39,7 @@ class StageRunner(StageAttempts):
             ctx.attempt = history.attempt
             if spec.stage_type is _PROCESSING:
                 run = await self._process(spec)
+                self._bounds.excused = ()
             else:
                 attempted = self._attempt(spec, None)
                 run = attempted if isinstance(attempted, StageRun) else await attempted
@@ -48,7 +49,7 @@ class StageRunner(StageAttempts):
 
     async def _process(self, spec: StageSpec) -> StageRun:
         """Call the chosen node; after a failure, call another while there is one and time for it."""
-        history, ctx = self._history, self._ctx
+        history, ctx, nodes = self._history, self._ctx, self._app.nodes
         while True:
             resumed = None if history.resumed is None else self._resumed()
             node = self._next_node(spec) if resumed is None else resumed.node or ""
@@ -57,8 +58,13 @@ class StageRunner(StageAttempts):
                     return history.superseded[-1]
                 return self._rejected(spec, str(ctx.results.get(_DECISION)))
             ctx.node = node
-            attempted = self._attempt(spec, node)
-            run = attempted if isinstance(attempted, StageRun) else await attempted
+            self._node = declared = nodes.get(node)
+            self._bounds.excused = () if declared is None else declared.excused
+            if declared is None or declared.rules is None:
+                attempted = self._attempt(spec, node)
+                run = attempted if isinstance(attempted, StageRun) else await attempted
+            else:
+                run = await self._call_by_rules(spec, node, declared.rules)
             if run.success or run.excused or run.outcome is _SKIPPED or history.closed:
                 return run
             history.fail_over(run)

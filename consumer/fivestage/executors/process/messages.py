@@ -100,7 +100,7 @@ def decode_start(
 def encode_running(serial: int, stage: RunningStage) -> bytes:
     """RUNNING: a stage starts."""
     head = RUNNING, serial, stage.spec.sequence, stage.started_at, stage.granted_s
-    return encode((*head, stage.node, stage.attempt, stage.probe, stage.waited_s))
+    return encode((*head, stage.node, stage.attempt, stage.probe, stage.waited_s, stage.capped))
 
 
 def encode_waits(serial: int, waiting: RunningStage) -> bytes:
@@ -166,7 +166,7 @@ def _values(run: StageRun) -> tuple[Any, ...]:
     size = None if run.data_json is None else len(run.data_json)
     ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
     times = run.started_at, run.duration_s, run.granted_s
-    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where
+    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where, run.capped
 
 
 def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:
@@ -181,7 +181,7 @@ def encode_routing(
 ) -> bytes:
     """ROUTING: the snapshot of a lane, and the *probes* and *trials* that this worker may make."""
     nodes = {
-        name: (node.state, node.score, None if node.p95_s is None else _finite(node.p95_s))
+        name: (node.state, node.score, *(None if s is None else _finite(s) for s in (node.p95_s, node.p50_s)))
         for name, node in snapshot.nodes.items()
     }
     stages = [[*map(_finite, stage)] for stage in snapshot.stages]
@@ -196,7 +196,7 @@ def apply_routing(frame: Frame, lanes: dict[str, RoutingSnapshot]) -> tuple[str,
     known = lanes.setdefault(lane, RoutingSnapshot(parts))
     known.stages = parts
     known.nodes = {
-        name: NodeRouting(BreakerState(state), score, p95_s) for name, (state, score, p95_s) in nodes.items()
+        name: NodeRouting(BreakerState(state), *figures) for name, (state, *figures) in nodes.items()
     }
     known.stuck = frozenset(stuck)
     kept = {**known.probes, **dict.fromkeys(probes, True)}
