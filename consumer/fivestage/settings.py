@@ -12,7 +12,14 @@ import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -21,6 +28,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from fivestage.core.deadline import DEADLINE_HEADER
 from fivestage.core.settings import (
     AdaptiveSettings,
     AdmissionSettings,
@@ -52,6 +60,7 @@ __all__ = [
     "ExecutorSettings",
     "KafkaSettings",
     "LoggingSettings",
+    "OutboundSettings",
     "PipelineSettings",
     "Settings",
     "ShutdownSettings",
@@ -60,6 +69,8 @@ __all__ = [
 ]
 
 LaneName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,128}$", to_lower=True)]
+"""In lower case, as gRPC requires; HTTP sees no difference."""
 LaneShare = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -103,6 +114,13 @@ class ExecutorSettings(Section):
         return max(1, self.threads // 4)
 
 
+class OutboundSettings(Section):
+    """What nodes pass on to the services that they call, with ``ctx.headers()``."""
+
+    deadline_header: HeaderName = DEADLINE_HEADER
+    """The header with the milliseconds that the service may take; empty = none."""
+
+
 class ShutdownSettings(Section):
     """How long a shutdown may take."""
 
@@ -136,6 +154,7 @@ class Settings(BaseSettings):
     admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
     dlq: DlqSettings = Field(default_factory=DlqSettings)
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
+    outbound: OutboundSettings = Field(default_factory=OutboundSettings)
     admin: AdminSettings = Field(default_factory=AdminSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)

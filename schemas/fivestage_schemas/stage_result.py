@@ -53,7 +53,8 @@ class Attempt(Frozen):
     timeout_ms: Milliseconds = 0.0
     """The time that the attempt was granted; 0 if nothing was called."""
     waited_ms: Milliseconds = 0.0
-    """How long the attempt waited for a thread before it started; not part of its limit."""
+    """How long the attempt waited before it started: for a thread, for a slot of its node, or before a retry;
+    not part of its limit."""
 
 
 class StageResult(Event):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from fivestage_schemas import AttemptKind, Outcome
@@ -54,5 +55,15 @@ def kind_of(run: StageRun, before: StageRun | None) -> AttemptKind:
     """Why an attempt was made; *before* is the attempt that it followed."""
     if run.attempt == 1:
         return AttemptKind.FIRST
-    is_resumed = before is None or before.outcome is _SKIPPED
-    return AttemptKind.RESUMED if is_resumed else AttemptKind.FAILOVER
+    if before is None or before.outcome is _SKIPPED:
+        return AttemptKind.RESUMED
+    return AttemptKind.RETRY if _is_retry(before, run) else AttemptKind.FAILOVER
+
+
+def count_retries(runs: Sequence[StageRun]) -> int:
+    """How many of the attempts at processing, given in order, are at the same node as the one before."""
+    return sum(_is_retry(before, run) for before, run in pairwise(runs))
+
+
+def _is_retry(before: StageRun, run: StageRun) -> bool:
+    return run.node is not None and run.node == before.node

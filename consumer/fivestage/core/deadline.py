@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from fivestage.core.plan import StageSpec
     from fivestage.core.routing_snapshot import StageRouting
 
+DEADLINE_HEADER: Final = "x-envoy-upstream-rq-timeout-ms"
+"""Passes the deadline on to a called service: Envoy ends a request after that many milliseconds."""
+
 
 class Budget(NamedTuple):
     """The time that a query may take.

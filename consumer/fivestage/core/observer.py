@@ -98,6 +98,9 @@ class Observer:
     def failed_over(self, lane: str, attempts: int) -> None:
         """*attempts* failed attempts of a query at processing were followed by another node."""
 
+    def retried(self, lane: str, attempts: int) -> None:
+        """*attempts* failed attempts of a query at processing were followed by a call of the same node."""
+
     def control_changed(self, change: ControlChange) -> None:
         """An adaptive control changed."""
 

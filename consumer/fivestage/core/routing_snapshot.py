@@ -40,6 +40,8 @@ class NodeRouting(NamedTuple):
     """Health, 0..1."""
     p95_s: float | None = None
     """The p95 of the durations of its calls; None while unknown."""
+    p50_s: float | None = None
+    """Their median; None while unknown."""
 
 
 UNKNOWN: Final = NodeRouting()
@@ -135,6 +137,11 @@ class RoutingSnapshot:
         """The time that a node needs to answer: its p95, or else the stage's p95, at most the limit."""
         stage, p95_s = self.stages[_PROCESSING], self.node(name).p95_s
         return (stage.p95_s or stage.limit_s) if p95_s is None else min(p95_s, stage.limit_s)
+
+    def expected_s(self, name: str) -> float:
+        """The time that a node usually takes: its median, or else the stage's, or half of the limit."""
+        stage, p50_s = self.stages[_PROCESSING], self.node(name).p50_s
+        return (stage.p50_s or stage.limit_s / 2) if p50_s is None else min(p50_s, stage.limit_s)
 
     def take_trial(self, name: str) -> bool:
         """Take the permit for a trial; False if there is none."""

@@ -34,14 +34,17 @@ class StageRun:
         probe: The call was the probe of a half-open breaker, or a trial while the breaker was not closed.
         verdict: Whether validation accepted the answer; None without a verdict, and for other stages.
         excused: The node raised because the query has no answer, which does not count as its failure.
-        waited_s: Seconds that the call waited for a thread before the stage started.
+        waited_s: Seconds that the call waited before the stage started; see ``RunningStage``.
         where: ``file:line`` of the author's code that raised.
         partial: Processing did not end with an answer, and later stages run on the last answer offered.
+        counted: Breaker and health of the node count the call; of a batch they count one.
+        capped: The limit was the node's own ``timeout_ms``: the stage would have had more time.
     """
 
     __slots__ = (
-        "attempt", "counted", "data_json", "duration_s", "error", "error_type", "excused", "granted_s",
-        "node", "outcome", "partial", "probe", "spec", "started_at", "verdict", "waited_s", "where",
+        "attempt", "capped", "counted", "data_json", "duration_s", "error", "error_type", "excused",
+        "granted_s", "node", "outcome", "partial", "probe", "spec", "started_at", "verdict", "waited_s",
+        "where",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 - the fields of a StageResult
@@ -63,6 +66,7 @@ class StageRun:
         where: str | None = None,
         partial: bool = False,  # noqa: FBT001, FBT002 - likewise
         counted: bool = True,  # noqa: FBT001, FBT002 - likewise
+        capped: bool = False,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.outcome = outcome
@@ -80,7 +84,8 @@ class StageRun:
         self.waited_s = waited_s
         self.where = where
         self.partial = partial
-        self.counted = counted  # by breaker and health of the node: of a batch they count one call
+        self.counted = counted
+        self.capped = capped
 
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"
@@ -112,6 +117,7 @@ class StageRun:
             self.where,
             partial,
             self.counted,
+            self.capped,
         )
 
     @property
@@ -131,15 +137,16 @@ class RunningStage:
     """The stage that runs now, or whose call waits for a thread.
 
     Attributes:
-        waited_s: Seconds that the call waited for a thread before the stage started.
+        waited_s: Seconds that the call waited before the stage started: for a thread, for a slot of its node,
+            or between two calls.
         call: The call, if a thread makes it: it goes on while the event loop stalls.
         parked: The ``Parked`` of a call that waits for a thread; the stage has not started then.
         offers: The context of the call, for a call of a node: it has what the node offers.
     """
 
     __slots__ = (
-        "attempt", "call", "counted", "granted_s", "node", "offers", "parked", "probe", "spec", "started_at",
-        "waited_s",
+        "attempt", "call", "capped", "counted", "granted_s", "node", "offers", "parked", "probe", "spec",
+        "started_at", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -152,6 +159,7 @@ class RunningStage:
         probe: bool = False,  # noqa: FBT001, FBT002 - likewise
         waited_s: float = 0.0,
         counted: bool = True,  # noqa: FBT001, FBT002 - likewise
+        capped: bool = False,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.started_at = started_at
@@ -160,7 +168,7 @@ class RunningStage:
         self.attempt = attempt
         self.probe = probe
         self.waited_s = waited_s
-        self.counted = counted  # as of its StageRun
+        self.counted, self.capped = counted, capped  # as of its StageRun
         self.call: Any = None
         self.parked: Any = None
         self.offers: HasOffer | None = None
@@ -171,7 +179,8 @@ class RunningStage:
         """The run of a stage that is abandoned at *now*, without a result."""
         run = StageRun(self.spec, outcome, None, error, error_type, self.node, self.attempt, self.started_at)
         run.duration_s, run.granted_s = now - self.started_at, self.granted_s
-        run.probe, run.waited_s, run.counted = self.probe, self.waited_s, self.counted
+        run.probe, run.waited_s = self.probe, self.waited_s
+        run.counted, run.capped = self.counted, self.capped
         return run
 
     def __repr__(self) -> str:
@@ -195,7 +204,7 @@ class StageHistory:
         self.runs: list[StageRun] = []
         self.running: RunningStage | None = None
         self.superseded: list[StageRun] = []
-        """Attempts at processing that failed and that another node may follow."""
+        """Attempts at processing that failed and that another attempt may follow."""
         self.moved: list[RunningStage] = []
         """Attempts at any stage that were abandoned when the query was moved."""
         self.attempt = 1
@@ -232,7 +241,7 @@ class StageHistory:
         self.attempt = 1
 
     def fail_over(self, run: StageRun) -> None:
-        """End a failed attempt that another node may follow; what it offered counts unless it raised."""
+        """End a failed attempt that another may follow; what it offered counts unless it raised."""
         if run.outcome is not _ERROR:
             self.offer = self.last_offer()
         self.superseded.append(run)

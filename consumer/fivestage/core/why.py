@@ -20,7 +20,7 @@ WAITED_MS: Final = 100.0
 _CALLED: Final = {Outcome.SUCCESS: "answered", Outcome.TIMEOUT: "did not answer", Outcome.ERROR: "failed"}
 _NOT_CALLED: Final[Mapping[str, str]] = {
     "breaker_open": "was not called because its breaker was open",
-    "node_busy": "was not called because it was busy",
+    "node_busy": "was not called because no thread, or no slot of its limit, was free",
     "node_stuck": "was not called because earlier calls of it have not returned",
 }
 _REASONS: Final[Mapping[str, str]] = {
@@ -168,7 +168,7 @@ def _slow(result: PipelineResult) -> str:
         earlier = _earlier(longest)
         text += f", after {earlier}" if earlier and not moved else ""
         text += ", started again because its event loop was blocked" if moved else ""
-        text += f", and had waited {_ms(waited_ms)} for a thread" if waited_ms >= 1 else ""
+        text += f", and had waited {_ms(waited_ms)} to be called" if waited_ms >= 1 else ""
     return _with_wait(text, result)
 
 

@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.admission.thread_queues import ThreadQueues
+from fivestage.core.attempts import count_retries
 from fivestage.core.outcome import CLOCK_SLACK_S, NO_THREAD, conclude
 from fivestage.core.stage_history import StageRun
 from fivestage_schemas import Outcome, PipelineStatus, StageType
@@ -43,7 +44,7 @@ class ActiveJobs:
         executor: Runs the jobs.
         slots: Each running job takes one.
         learned: The learned state of each lane.
-        observer: Counts failovers, changes of the concurrency limit, and results that come too late.
+        observer: Counts failovers, retries, changes of the concurrency limit, and results that come too late.
         watchdog: Looks for overdue and blocked jobs while there are any.
         on_ended: Called with a job that has ended, its outcome and the time (monotonic seconds); its slot is
             free by then.
@@ -227,12 +228,22 @@ class ActiveJobs:
         disturbed_at = -inf if job.is_blocking else max(job.held_at, self._learned.disturbed_at)
         self._learned.lane(job.query.lane).concluded(outcome, superseded, now, disturbed_at=disturbed_at)
         if superseded:
-            self._observer.failed_over(job.query.lane, len(superseded))
+            self._note_further_calls(
+                job.query.lane, [*superseded, outcome.runs[superseded[-1].spec.sequence]]
+            )
         late = outcome.status is _TIMED_OUT or outcome.partial
         whole = outcome.budget_s >= job.plan.total_s - CLOCK_SLACK_S
         counts = whole or self._slots.waiting if late else outcome.status is _SUCCEEDED
         if ran and counts:
             self._learn_limit(job, outcome, now, late=late)
+
+    def _note_further_calls(self, lane: str, attempts: list[StageRun]) -> None:
+        """Count the attempts at processing that followed another one, at the same node or a different one."""
+        retries = count_retries(attempts)
+        if retries:
+            self._observer.retried(lane, retries)
+        if failovers := len(attempts) - 1 - retries:
+            self._observer.failed_over(lane, failovers)
 
     def _learn_limit(self, job: Job, outcome: QueryOutcome, now: float, *, late: bool) -> None:
         """Adjust the concurrency limit; while queries wait, timeouts with shortened budgets count too."""

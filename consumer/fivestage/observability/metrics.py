@@ -91,6 +91,7 @@ class Metrics(Observer):
         self._clock_skew = self._counter(queries.CLOCK_SKEW)
         self._breaker_changes = self._counter(queries.BREAKER_TRANSITIONS)
         self._failovers = self._counter(queries.FAILOVERS)
+        self._retries = self._counter(queries.RETRIES)
         self._control_changes = self._counter(service.CONTROL_CHANGES)
 
     def _make_record_metrics(self, group_id: str) -> None:
@@ -133,6 +134,7 @@ class Metrics(Observer):
         for reason in known_labels.EXPIRED:
             self._expired_child(lane, reason)
         self._failovers.labels(lane)
+        self._retries.labels(lane)
         for node in nodes:
             name = self._nodes.of(node, lane)
             for state in BreakerState:
@@ -221,6 +223,9 @@ class Metrics(Observer):
 
     def failed_over(self, lane: str, attempts: int) -> None:
         self._failovers.labels(self._lanes.of(lane)).inc(attempts)
+
+    def retried(self, lane: str, attempts: int) -> None:
+        self._retries.labels(self._lanes.of(lane)).inc(attempts)
 
     def control_changed(self, change: ControlChange) -> None:
         self._control_changes.labels(change.control, change.change).inc()

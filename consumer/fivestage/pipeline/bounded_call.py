@@ -46,7 +46,7 @@ class Bounds:
 
     __slots__ = (
         "cancelled_outside", "cells", "check", "clock", "excused", "forks", "latest", "loop", "max_bytes",
-        "number", "task",
+        "number", "retry_on", "task",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,8 @@ class Bounds:
         """Raises if the next call's data is not what its stage must return."""
         self.excused: tuple[type[BaseException], ...] = ()
         """Exceptions of the next call that are not failures."""
+        self.retry_on: tuple[type[BaseException], ...] = ()
+        """Exceptions of the next call after which it may be made again."""
         self.task: asyncio.Task[Any] | None = None
         """The task that the calls run in; user code may have cancelled it."""
 
@@ -104,7 +106,7 @@ class Bounds:
             if isinstance(raised, asyncio.CancelledError) and self.cancelled_outside():
                 raise
             # Not the error itself: its traceback holds this frame.
-            failed = CallResult.of_error(raised, excused=self.excused)
+            failed = CallResult.of_error(raised, 0.0, self.excused, self.retry_on)
         else:
             self._leave()
             return self._wait(BoundedCall(call, waiting_for, ends_at, self), started_at)
@@ -120,7 +122,7 @@ class Bounds:
             cancelled = isinstance(raised, asyncio.CancelledError) and not call.expired
             if call.closed or (cancelled and self.cancelled_outside()):
                 raise
-            failed = CallResult.of_error(raised, excused=self.excused)
+            failed = CallResult.of_error(raised, 0.0, self.excused, self.retry_on)
         ends_at = -inf if call.expired else call.ends_at
         result = self._result(data, failed, started_at, ends_at, call.ends_at - started_at)
         result = result if isinstance(result, CallResult) else await result

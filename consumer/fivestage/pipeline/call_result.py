@@ -21,7 +21,7 @@ class CallResult:
 
     __slots__ = (
         "data", "data_json", "duration_s", "error", "error_type", "excused", "extended_s", "frames",
-        "outcome",
+        "outcome", "retriable",
     )  # fmt: skip
 
     def __init__(
@@ -41,8 +41,9 @@ class CallResult:
         self.error_type = error_type
         self.extended_s = 0.0
         """Seconds added to the limit because other code blocked the loop."""
-        self.excused = False
-        """The exception says something about the query, and is no failure of the node."""
+        self.excused = self.retriable = False
+        """The exception says something about the query, and is no failure of the node; or it is a failure
+        after which the author permits another call."""
         self.frames: tuple[Frame, ...] = ()
         """Where the call raised, the innermost frame last; the exception would keep local variables alive."""
 
@@ -55,12 +56,21 @@ class CallResult:
         error: BaseException,
         duration_s: float = 0.0,
         excused: tuple[type[BaseException], ...] = (),
+        retry_on: tuple[type[BaseException], ...] = (),
     ) -> CallResult:
-        """The result of a call that raised; *excused* are exceptions that are not failures."""
+        """The result of a call that raised.
+
+        Args:
+            error: The exception.
+            duration_s: How long the call took.
+            excused: Exceptions that are not failures.
+            retry_on: Exceptions after which the call may be made again, unless they are excused.
+        """
         kind = NODE_BUSY if isinstance(error, NodeBusyError) else type(error).__name__[:MAX_NAME_CHARS]
         result = cls(Outcome.ERROR, duration_s, error=_text(error), error_type=kind)
         result.frames = frames_of(error)
         result.excused = bool(excused) and _is_one_of(error, excused)
+        result.retriable = bool(retry_on) and not result.excused and _is_one_of(error, retry_on)
         return result
 
     @classmethod

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
 
 from typing_extensions import TypeVar
 
+from fivestage.core.deadline import DEADLINE_HEADER
 from fivestage.core.offer import Offer
 from fivestage.core.routing_snapshot import RoutingSnapshot
 from fivestage.errors import InvalidAppError, NodeError, ResourceError
 from fivestage.pipeline.answers import offer_of
+from fivestage.pipeline.current_span import trace_headers
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 S = TypeVar("S", default=Any)
 """The class of a node's settings."""
+
+RESERVE_MS: Final = 5.0
+"""Milliseconds in which a node that caught its client's timeout can still return something."""
+LEAST_MS: Final = 1.0
+"""Clients read 0 as no limit at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,7 @@ class StageContext(Generic[S]):
         >>> @app.node("search", intents={"page"})
         ... async def search(query, ctx):
         ...     intent = ctx.results["intent"]["intent"]
-        ...     timeout_s = ctx.remaining_ms() / 1000
+        ...     timeout_s = ctx.timeout()
         ...     return {"answer": f"{intent}: {query.user_input}", "confidence": 0.5}
     """
 
@@ -120,7 +127,7 @@ class StageContext(Generic[S]):
     routing: RoutingSnapshot = field(default_factory=lambda: RoutingSnapshot(()), repr=False)
     """Used by ``rank_nodes``; in a context made in a test all nodes are healthy."""
     attempt: int = 1
-    """Above 1 where the stage is restarted: another query blocked its loop, or another node failed."""
+    """Above 1 where the stage is restarted: a query blocked its loop, or this node or another one failed."""
     stage_deadline: float = 0.0
     """When this stage ends (monotonic seconds)."""
     results: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -147,11 +154,40 @@ class StageContext(Generic[S]):
     """The largest answer that may be offered, as JSON; None = no limit."""
     on_offer: Callable[[StageContext], None] | None = field(default=None, repr=False)
     """Called after each offer; sends it to the main process."""
+    deadline_header: str = field(default=DEADLINE_HEADER, repr=False)
+    """Used by ``headers``; empty = the deadline is not passed on."""
 
     def remaining_ms(self) -> float:
-        """Milliseconds left for this stage, 0.0 or more; a good timeout for a client."""
+        """Milliseconds left for this stage, 0.0 or more."""
         end = min(self.deadline, self.stage_deadline or self.deadline)
         return max(0.0, (end - self.clock()) * 1000)
+
+    def timeout(self, reserve_ms: float = RESERVE_MS) -> float:
+        """Seconds that a client may take, so that it fails by itself before this stage is cancelled.
+
+        Args:
+            reserve_ms: Milliseconds to leave of what the stage has, for the work after the reply.
+
+        Returns:
+            At least 0.001, never 0 or None, which clients take for no limit.
+
+        Example: ``stub.Ask(request, timeout=ctx.timeout())``
+        """
+        return max(LEAST_MS, self.remaining_ms() - reserve_ms) / 1000
+
+    def headers(self) -> dict[str, str]:
+        """Headers that pass trace and deadline on to another service; a new dict, with lower-case names.
+
+        ``traceparent`` and ``tracestate`` of this call's span, where the query is traced, and
+        ``outbound.deadline_header`` with what ``timeout`` returns, in whole milliseconds. Neither baggage nor
+        anything of the query: a service of someone else may get them too.
+
+        Example: ``session.post(url, json=body, headers=ctx.headers())``
+        """
+        headers = trace_headers()
+        if self.deadline_header:
+            headers[self.deadline_header] = str(int(self.timeout() * 1000))
+        return headers
 
     async def run_sync(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a blocking function in a thread; returns what it returns, raises what it raises.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context, trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from fivestage.core.trace_context import call_number, span_id_of
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, context.Context())))
 """Of the current span in a context. ``set_span_in_context`` costs five times as much as this module needs."""
+_W3C: Final = TraceContextTextMapPropagator()
+"""Not the global propagator: that may be configured to send baggage along."""
 
 
 def enter_query(trace_context: TraceContext | None) -> TraceContext | None:
@@ -42,6 +45,13 @@ def enter_call(trace_context: TraceContext, sequence: int, attempt: int) -> None
     """
     span = StandIn(trace_context, call_number(sequence, attempt))
     context.attach(context.Context({_KEY: span}))
+
+
+def trace_headers() -> dict[str, str]:
+    """``traceparent`` and, where there is one, ``tracestate`` of the current span; empty without a trace."""
+    headers: dict[str, str] = {}
+    _W3C.inject(headers)
+    return headers
 
 
 class StandIn(trace.NonRecordingSpan):

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel
 
 from fivestage.errors import InvalidAppError, Unanswerable
+from fivestage.pipeline.call_rules import CallRules, checked_exceptions
 
 if TYPE_CHECKING:
     import asyncio
@@ -92,6 +93,8 @@ class Node:
     """Exceptions that are not failures of the node."""
     settings: type[BaseModel] | None = None
     """What checks the node's settings; None if it takes any."""
+    rules: CallRules | None = None
+    """How the node may be called; None if nothing was declared."""
 
 
 def check_function(name: str, call: Any, parameters: Sequence[str] = PARAMETERS) -> None:
@@ -129,12 +132,17 @@ def check_function(name: str, call: Any, parameters: Sequence[str] = PARAMETERS)
         ) from None
 
 
-def checked_intents(name: str, intents: Any) -> frozenset[str]:
+def checked_intents(name: Any, intents: Any) -> frozenset[str]:
     """The intents of the node called *name*.
 
     Raises:
-        InvalidAppError: *intents* is not a collection of texts.
+        InvalidAppError: *name* is no name, or *intents* is not a collection of texts.
     """
+    if callable(name):
+        example = getattr(name, "__name__", "name")
+        raise InvalidAppError(f'a node needs a name: write @app.node("{example}") instead of @app.node')
+    if not (isinstance(name, str) and name):
+        raise InvalidAppError(f"a node needs a name, a text that is not empty; got {name!r}")
     if isinstance(intents, str):
         raise InvalidAppError(
             f"node {name!r}: intents is the text {intents!r}, not a set; write intents={{{intents!r}}}"
@@ -154,14 +162,7 @@ def checked_not_failures(name: str, classes: Any) -> tuple[type[BaseException], 
     Raises:
         InvalidAppError: *classes* is neither an exception class nor a tuple of exception classes.
     """
-    found = classes if isinstance(classes, tuple) else (classes,)
-    for one in found:
-        if not (inspect.isclass(one) and issubclass(one, Exception)):
-            raise InvalidAppError(
-                f"node {name!r}: not_failures must be exception classes, got {one!r}; "
-                "write not_failures=(ValueError,)"
-            )
-    return (Unanswerable, *found)
+    return (Unanswerable, *checked_exceptions(name, "not_failures", classes))
 
 
 def checked_arguments(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fivestage._asyncio import wait_at_most
 from fivestage.core.codec.event_json import Envelope, EventJson
+from fivestage.core.deadline import DEADLINE_HEADER
 from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
@@ -18,6 +19,8 @@ from fivestage.errors import ResourceError
 from fivestage.pipeline.bounded_call import Bounds, as_coroutine
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.context import Query
+from fivestage.pipeline.job_calls import Shared
+from fivestage.pipeline.node_gates import Gates
 from fivestage.pipeline.node_settings import NodeSettings
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.pipeline.resource_manager import ResourceManager
@@ -49,6 +52,7 @@ class Orchestrator:
             ``error_type`` ``result_too_large``; None = no limit.
         start_timeout_ms: Milliseconds that the app's resources may take to open.
         nodes: The settings of nodes and resources: for each name a mapping, or an instance of its model.
+        deadline_header: The header of ``ctx.headers()`` with the time that is left; empty = none.
 
     Raises:
         ConfigurationError: *nodes* has an unknown name, or does not fit the models of the app's nodes.
@@ -74,6 +78,7 @@ class Orchestrator:
         max_data_bytes: int | None = None,
         start_timeout_ms: int = DEFAULT_START_TIMEOUT_MS,
         nodes: NodeSettings | Tables | None = None,
+        deadline_header: str = DEADLINE_HEADER,
     ) -> None:
         self.app = app or Pipeline()
         self.plan = plan or Plan.of()
@@ -84,7 +89,8 @@ class Orchestrator:
         )
         """Opened by ``async with``, or by the executor that runs jobs."""
         self._scope: Scope | None = None
-        self._limit = DataLimit.of(max_data_bytes)
+        limit = DataLimit.of(max_data_bytes)
+        self._shared = Shared(self.app, self.threads, self.resources, limit, deadline_header, Gates())
 
     def __repr__(self) -> str:
         return f"<Orchestrator {self.app} {self.threads}>"
@@ -180,8 +186,7 @@ class Orchestrator:
             asyncio.CancelledError: the job was cancelled from outside; its history stays as it is.
         """
         if not any(run.ends_query for run in history.runs):  # else the job was moved after that
-            runner = StageRunner(self.app, self.threads, self.resources, job, history, monitor, self._limit)
-            await runner.run()
+            await StageRunner(self._shared, job, history, monitor).run()
 
 
 async def run_with_timeout(

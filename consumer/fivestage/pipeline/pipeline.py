@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from fivestage.errors import InvalidAppError, NoNodeError
 from fivestage.nodes import builtin_nodes, builtin_stages
 from fivestage.pipeline.batch import batch_handler, checked_batch
+from fivestage.pipeline.call_rules import CallRules
 from fivestage.pipeline.matriz import adapt_matriz_node
 from fivestage.pipeline.node import Handler, Node, checked_arguments
 from fivestage.pipeline.node_settings import checked_model, current
@@ -37,6 +38,7 @@ BatchFunction = TypeVar(
     "BatchFunction",
     bound="Callable[[list[BatchItem], BatchContext], Sequence[Any] | Awaitable[Sequence[Any]]]",
 )
+ExceptionClasses = type[Exception] | tuple[type[Exception], ...]
 
 
 class Pipeline(ResourceDeclarations):
@@ -101,8 +103,13 @@ class Pipeline(ResourceDeclarations):
         *,
         intents: Iterable[str] = (),
         validate: Callable[[Query, StageContext[Any]], Any] | None = None,
-        not_failures: type[Exception] | tuple[type[Exception], ...] = (),
+        not_failures: ExceptionClasses = (),
         settings: type[BaseModel] | None = None,
+        limit: int | None = None,
+        timeout_ms: float | None = None,
+        retries: int = 0,
+        retry_on: ExceptionClasses = (),
+        idempotent: bool = False,
     ) -> Callable[[StageFunction], StageFunction]:
         """Declare a node: ``(query, ctx) -> {"answer": ..., "confidence": ...}`` or any JSON value.
 
@@ -127,6 +134,16 @@ class Pipeline(ResourceDeclarations):
                 breaker nor its health count it.
             settings: A model of pydantic. ``[nodes.NAME]`` of the settings must fit it when the app starts,
                 and ``ctx.settings`` is an instance of it.
+            limit: How many calls may run at a time, in each worker process. A further query waits as long as
+                it can still be answered, then another node is called, or the stage ends as ``node_busy``. The
+                wait is not part of the call's limit. A call counts until its code has ended.
+            timeout_ms: How long a call may take, if the stage does not grant less. Another node is called
+                then, while there is time.
+            retries: How often the node is called again for the same query after it raised one of *retry_on*:
+                after up to 10 ms, if there is time for a usual call, and at most for a fifth of the calls
+                plus one a second.
+            retry_on: The exceptions. Without *idempotent* only those of connections that were not made.
+            idempotent: Several calls for the same query do no harm.
 
         Raises:
             InvalidAppError: the function, or an argument, is not as described; the text says what to write.
@@ -141,12 +158,13 @@ class Pipeline(ResourceDeclarations):
             ...     return {"answer": {"apple": 3}[query.user_input], "confidence": 0.9}
         """
         taken, excused = checked_arguments(name, intents, not_failures)
+        rules = CallRules.of(name, excused, limit, timeout_ms, retries, retry_on, idempotent)
         check = Handler.of(f"{name}.validate", validate) if validate else None
         model = checked_model(name, settings)
 
         def declare(function: StageFunction) -> StageFunction:
-            node = Node(Handler.of(name, function), taken, check, excused=excused, settings=model)
-            self._register(name, node)
+            handler = Handler.of(name, function)
+            self._register(name, Node(handler, taken, check, excused=excused, settings=model, rules=rules))
             return function
 
         return declare
@@ -159,7 +177,7 @@ class Pipeline(ResourceDeclarations):
         max_size: int = 32,
         max_wait_ms: float = 5,
         validate: Callable[..., Any] | None = None,
-        not_failures: type[Exception] | tuple[type[Exception], ...] = (),
+        not_failures: ExceptionClasses = (),
     ) -> Callable[[BatchFunction], BatchFunction]:
         """Declare a node that answers many queries in one call: ``(items, ctx) -> list``, an answer for each.
 
@@ -200,7 +218,12 @@ class Pipeline(ResourceDeclarations):
         node: Any,
         *,
         intents: Iterable[str] = (),
-        not_failures: type[Exception] | tuple[type[Exception], ...] = (),
+        not_failures: ExceptionClasses = (),
+        limit: int | None = None,
+        timeout_ms: float | None = None,
+        retries: int = 0,
+        retry_on: ExceptionClasses = (),
+        idempotent: bool = False,
     ) -> None:
         """Register a MATRIZ node object without changes to it.
 
@@ -209,15 +232,22 @@ class Pipeline(ResourceDeclarations):
             node: An object with ``process(dict) -> dict`` and, optionally, ``validate_output(dict) -> bool``
                 and ``capabilities`` (used as intents if none are given).
             intents: The intents that the node takes.
-            not_failures: See ``node``.
+            not_failures: See ``node``, as for what follows.
+            limit: Calls at a time, in each worker process.
+            timeout_ms: Milliseconds that a call may take.
+            retries: Further calls for the same query after one of *retry_on*.
+            retry_on: The exceptions.
+            idempotent: Several calls for the same query do no harm.
 
         Raises:
             InvalidAppError: *node* has no such ``process``, or an argument is not as described.
         """
         taken, excused = checked_arguments(name, intents, not_failures)
+        rules = CallRules.of(name, excused, limit, timeout_ms, retries, retry_on, idempotent)
         call, own_intents, validate = adapt_matriz_node(name, node)
         check = Handler.of(f"{name}.validate", validate) if validate else None
-        self._register(name, Node(Handler.of(name, call), taken or own_intents, check, excused=excused))
+        handler = Handler.of(name, call)
+        self._register(name, Node(handler, taken or own_intents, check, excused=excused, rules=rules))
 
     @overload
     def settings(self, name: str) -> Any: ...

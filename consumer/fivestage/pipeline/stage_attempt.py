@@ -3,111 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from fivestage.core.adaptive.breaker import BreakerState
-from fivestage.core.codec.data_json import as_json
 from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_history import RunningStage, StageRun
-from fivestage.errors import NodeError
-from fivestage.pipeline.bounded_call import FOREVER_S, Bounds
-from fivestage.pipeline.call_result import NODE_BUSY, CallResult
-from fivestage.pipeline.context import StageContext
-from fivestage.pipeline.current_span import enter_call, enter_query
-from fivestage.pipeline.failure_log import failure_log
-from fivestage.pipeline.stage_call import coroutine_of, handler_of, needs_thread, outcome_of, place_of
-from fivestage.pipeline.stage_results import record, record_offer
-from fivestage.pipeline.waiting_calls import Parked, Times
-from fivestage_schemas import Outcome, StageType
+from fivestage.pipeline.bounded_call import FOREVER_S
+from fivestage.pipeline.call_result import CallResult
+from fivestage.pipeline.current_span import enter_call
+from fivestage.pipeline.job_calls import JobCalls
+from fivestage.pipeline.stage_call import coroutine_of, handler_of, needs_thread, outcome_of
+from fivestage.pipeline.waiting_calls import Parked
+from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
-    from fivestage.core.job import Job
     from fivestage.core.plan import StageSpec
-    from fivestage.core.stage_history import StageHistory
-    from fivestage.pipeline.context import OpenResources
-    from fivestage.pipeline.pipeline import Pipeline
-    from fivestage.pipeline.stage_results import DataLimit
-    from fivestage.pipeline.step_monitor import StepMonitor
-    from fivestage.pipeline.thread_pool import ThreadPool
+    from fivestage.pipeline.job_calls import Attempted
     from fivestage.pipeline.waiting_calls import Start
-
-    Attempted = StageRun | Coroutine[Any, Any, StageRun]
-    """The run of a stage, or a coroutine that returns the run."""
 
 RESUME_S: Final = 0.005
 """Least seconds that a stage gets to collect the outcome of a call that runs in a thread already."""
 _SUCCESS: Final = Outcome.SUCCESS
 _SKIPPED: Final = Outcome.SKIPPED
 _ERROR: Final = Outcome.ERROR
-_INTENT: Final = StageType.INTENT
-_DECISION: Final = StageType.DECISION
-_PROCESSING: Final = StageType.PROCESSING
-_VALIDATION: Final = StageType.VALIDATION
 
 
-class StageAttempts:
-    """Makes attempts at the stages of one job, in the order that ``StageRunner`` decides.
+class StageAttempts(JobCalls):
+    """Makes attempts at the stages of one job, in the order that ``StageRunner`` decides."""
 
-    Args:
-        app: Stages and nodes.
-        threads: Runs ``def`` stages and nodes.
-        resources: What stages and nodes get by ``ctx.use``.
-        job: The query.
-        history: Gets the stages as they start and end.
-        monitor: Shows the executor whose code has control of the loop.
-        limit: The largest data that a stage may return.
-    """
-
-    __slots__ = (
-        "_app", "_bounds", "_clock", "_ctx", "_history", "_job", "_limit", "_threads", "_times",
-        "_traced", "_trial_s",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        app: Pipeline,
-        threads: ThreadPool,
-        resources: OpenResources,
-        job: Job,
-        history: StageHistory,
-        monitor: StepMonitor | None,
-        limit: DataLimit,
-    ) -> None:
-        self._app = app
-        self._threads = threads
-        self._job = job
-        self._history = history
-        self._limit = limit
-        self._trial_s = 0.0
-        """Seconds that the next call may take if it is a trial; else 0.0."""
-        self._traced = enter_query(job.trace)
-        self._times = Times(job.started_at, job.ends_at, job.due_at)
-        self._bounds = Bounds(
-            lambda: history.closed,
-            number=job.number,
-            monitor=monitor,
-            max_bytes=limit.max_bytes,
-            latest=job.ends_at,
-        )
-        self._clock = self._bounds.clock
-        ctx = StageContext(job.query.lane, job.ends_at, self._clock, _INTENT, threads, job.routing)
-        ctx.resources, ctx.max_data_bytes, ctx.on_offer = resources, limit.max_bytes, history.on_offer
-        self._ctx = ctx
-        for run in history.runs:  # the job was moved: later stages need what earlier ones returned elsewhere
-            if run.success and run.data_json is not None:
-                ctx.stage_type = run.spec.stage_type
-                record(ctx, json.loads(run.data_json))  # unlike orjson it reads integers of any size
-                ctx.node = run.node or ctx.node
-            elif run.partial and history.offer is not None:
-                record_offer(ctx, history.offer)
-            if run.verdict is not None:
-                ctx.validated = run.verdict
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._job}>"
+    __slots__ = ()
 
     def _rejected(self, spec: StageSpec, node: str, attempt: int = 1) -> StageRun:
         """The run of a node that is not called: its breaker is open, or its calls do not come back."""
@@ -123,48 +46,35 @@ class StageAttempts:
         ctx = self._ctx
         if self._history.resumed is not None and (moved := self._continue_moved()) is not None:
             return moved
-        started_at = self._clock()
-        job, end = self._job, self._times.ends_at
-        routing, partial = job.routing.stages[spec.sequence], job.allow_partial
-        granted_s, skipped = stage_grant(spec, routing, now=started_at, ends_at=end, allow_partial=partial)
+        now, job = self._clock(), self._job
+        granted_s, skipped = stage_grant(
+            spec,
+            job.routing.stages[spec.sequence],
+            now=now,
+            ends_at=self._times.ends_at,
+            allow_partial=job.allow_partial,
+        )
         if skipped is not None:
             return self._skipped(spec, skipped, ctx.attempt)
         if self._traced is not None:
             enter_call(self._traced, spec.sequence, ctx.attempt)
         if self._threads.is_full and needs_thread(self._app, self._ctx):
-            return self._wait_for_thread(self._park(spec, node, started_at))
-        probe, counted = False, True
+            return self._wait_for_thread(self._park(spec, node, now))
+        probe, counted, capped = False, True, False
         if node is not None:
-            granted_s, probe = self._granted(node, granted_s)
+            granted_s, probe, capped = self._granted(node, granted_s)
             counted = probe or node not in self._app.batch_nodes  # else its batch decides
-        ctx.stage_deadline = ends_at = started_at + granted_s
-        running = RunningStage(spec, started_at, granted_s, node or None, ctx.attempt, probe, 0.0, counted)
-        running.offers = None if node is None else ctx
+        ctx.stage_deadline = ends_at = now + granted_s
+        running = RunningStage(spec, now, granted_s, node or None, ctx.attempt, probe, self._waited_s)
+        running.counted, running.capped, running.offers = counted, capped, None if node is None else ctx
         self._history.start(running)
         try:
-            call = coroutine_of(self._app, self._threads, self._job, ctx, self._history, self._bounds)
+            call = coroutine_of(self._app, self._threads, job, ctx, self._history, self._bounds)
         except BaseException as raised:  # there is no such node, or it takes other arguments
             if isinstance(raised, asyncio.CancelledError) and self._history.closed:
                 raise
-            return self._ended(running, CallResult.of_error(raised, self._clock() - started_at))
+            return self._ended(running, CallResult.of_error(raised, self._clock() - now))
         return self._run_call(running, call, ends_at)
-
-    def _granted(self, node: str, granted_s: float) -> tuple[float, bool]:
-        """Seconds that a node's call may take, and whether the outcome decides about the node's breaker."""
-        routing = self._job.routing
-        probe = routing.take_probe(node)
-        if self._trial_s:
-            granted_s, self._trial_s = min(granted_s, self._trial_s), 0.0
-            probe = probe or routing.node(node).state is not BreakerState.CLOSED
-        return granted_s, probe
-
-    def _run_call(self, running: RunningStage, call: Coroutine[Any, Any, Any], ends_at: float) -> Attempted:
-        """Run the coroutine of a stage until *ends_at*."""
-        spec, node, bounds = running.spec, running.node, self._bounds
-        bounds.check = self._check_decision if spec.stage_type is _DECISION else None
-        bounds.excused = self._app.nodes[node].excused if node else ()
-        result = bounds.start(call, running.started_at, ends_at)
-        return self._ended(running, result) if isinstance(result, CallResult) else self._wait(running, result)
 
     def _resumed(self) -> RunningStage | None:
         """The attempt that ran in a thread, or waited for one, when the query was moved; None without one."""
@@ -180,6 +90,7 @@ class StageAttempts:
             return self._resume(resumed) if resumed.parked is None else self._wait_for_thread(resumed)
         if resumed.parked is None:
             self._history.moved.append(resumed)
+        self._history.resumed = None  # its call will never run
         return None
 
     def _resume(self, running: RunningStage) -> Attempted:
@@ -239,62 +150,10 @@ class StageAttempts:
             return self._rejected(spec, node, waiting.attempt)
         if start.skipped is not None:
             return self._skipped(spec, start.skipped, waiting.attempt)
-        granted_s, probe = start.granted_s, False
+        granted_s, probe, capped = start.granted_s, False, False
         if node is not None:
-            granted_s, probe = self._granted(node, granted_s)
-        waited_s = start.at - waiting.started_at
+            granted_s, probe, capped = self._granted(node, granted_s)
+        waited_s = start.at - waiting.started_at + self._waited_s
         running = RunningStage(spec, start.at, granted_s, node, waiting.attempt, probe, waited_s)
-        running.call, running.offers = waiting.call, waiting.offers
+        running.capped, running.call, running.offers = capped, waiting.call, waiting.offers
         return self._resume(running)
-
-    async def _wait(self, running: RunningStage, rest: Coroutine[Any, Any, CallResult]) -> StageRun:
-        return self._ended(running, await rest)
-
-    def _ended(self, running: RunningStage, result: CallResult) -> StageRun:
-        """Make the run of an attempt that has ended; the later stages see the data of a success."""
-        if result.outcome is _SUCCESS:
-            result = self._recorded(result)
-        failed = result.outcome is _ERROR and not self._history.closed and result.error_type != NODE_BUSY
-        return StageRun(
-            running.spec,
-            result.outcome,
-            result.data_json,
-            result.error,
-            result.error_type,
-            running.node,
-            running.attempt,
-            running.started_at,
-            result.duration_s,
-            running.granted_s + result.extended_s,
-            running.probe,
-            self._ctx.validated if running.spec.stage_type is _VALIDATION else None,
-            result.excused,
-            running.waited_s,
-            self._log(running, result) if failed else None,
-            counted=running.counted,
-        )
-
-    def _recorded(self, result: CallResult) -> CallResult:
-        """Put the data where the later stages see it; if reading the data raises, the stage has failed."""
-        ctx = self._ctx
-        try:
-            record(ctx, result.data)
-            if ctx.stage_type is _PROCESSING:
-                self._history.confidence = ctx.confidence
-                ctx.answer, answer_json = as_json(ctx.answer, self._limit.max_bytes)
-                self._history.answer_json = answer_json or self._limit.left_out
-        except BaseException as raised:  # noqa: BLE001 - the class of the data may be the author's
-            failed = CallResult.of_error(raised, result.duration_s)
-            failed.extended_s = result.extended_s
-            return failed
-        return result
-
-    def _log(self, running: RunningStage, result: CallResult) -> str:
-        declared = place_of(self._app, self._ctx)
-        stage, query_id = str(running.spec.stage_type), self._job.query.query_id
-        return failure_log.write(result, node=running.node, stage=stage, query_id=query_id, declared=declared)
-
-    def _check_decision(self, data: Any) -> None:
-        if not isinstance(data, str):
-            raise NodeError(f"the decision stage must return a node's name, got {type(data).__name__}")
-        self._app.find_node(data)

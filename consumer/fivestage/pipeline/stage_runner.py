@@ -6,15 +6,14 @@ decides what the answer is, and whether the query succeeded.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from fivestage.core.deadline import stage_grant
 from fivestage.core.outcome import CLOCK_SLACK_S
 from fivestage.core.stage_history import StageRun
+from fivestage.pipeline.node_calls import NodeCalls
 from fivestage.pipeline.node_choice import fallback_node, start_trial
 from fivestage.pipeline.running_call import name_calls
-from fivestage.pipeline.stage_attempt import StageAttempts
 from fivestage.pipeline.stage_results import record_offer
 from fivestage_schemas import Outcome, StageType
 
@@ -26,14 +25,14 @@ _DECISION: Final = StageType.DECISION
 _PROCESSING: Final = StageType.PROCESSING
 
 
-class StageRunner(StageAttempts):
+class StageRunner(NodeCalls):
     """Runs those stages of one job that are not in its history yet."""
 
     __slots__ = ()
 
     async def run(self) -> None:
         """Run the stages up to the last one, or to one that ends the query."""
-        history, ctx = self._history, self._ctx
+        ctx, history = self._ctx, self._history
         name_calls(self._job.query, ctx)
         for spec in self._job.plan.stages[len(history.runs) :]:
             if history.closed:  # a stage swallowed the cancellation
@@ -42,6 +41,7 @@ class StageRunner(StageAttempts):
             ctx.attempt = history.attempt
             if spec.stage_type is _PROCESSING:
                 run = await self._process(spec)
+                self._bounds.excused = ()
                 ctx = self._ctx  # a later attempt has another one
             else:
                 attempted = self._attempt(spec, None)
@@ -52,7 +52,7 @@ class StageRunner(StageAttempts):
 
     async def _process(self, spec: StageSpec) -> StageRun:
         """Call the chosen node; after a failure, call another while there is one and time for it."""
-        history = self._history
+        history, nodes = self._history, self._app.nodes
         while True:
             ctx = self._ctx
             resumed = None if history.resumed is None else self._resumed()
@@ -62,14 +62,19 @@ class StageRunner(StageAttempts):
                     return self._or_partial(history.superseded[-1])
                 return self._rejected(spec, str(ctx.results.get(_DECISION)))
             ctx.node = node
-            attempted = self._attempt(spec, node)
-            run = attempted if isinstance(attempted, StageRun) else await attempted
+            self._node = declared = nodes.get(node)
+            self._bounds.excused = () if declared is None else declared.excused
+            if declared is None or declared.rules is None:
+                attempted = self._attempt(spec, node)
+                run = attempted if isinstance(attempted, StageRun) else await attempted
+            else:
+                run = await self._call_by_rules(spec, node, declared.rules)
             if run.success:
                 return run
             if run.excused or run.outcome is _SKIPPED or history.closed:
                 return self._or_partial(run)
             history.fail_over(run)
-            self._separate(history.attempt)
+            self._separate()
 
     def _next_node(self, spec: StageSpec) -> str | None:
         """The node to call now: decision's choice, or another if that failed or is barred; else None."""
@@ -85,12 +90,6 @@ class StageRunner(StageAttempts):
         stage = routing.stages[spec.sequence]
         left_s, _ = stage_grant(spec, stage, now=now, ends_at=ends_at, allow_partial=allow_partial)
         return fallback_node(nodes, routing, ctx, failed, left_s)
-
-    def _separate(self, attempt: int) -> None:
-        """Give the next attempt a context of its own: what an abandoned call still offers has no effect."""
-        ctx = self._ctx
-        self._ctx = replace(ctx, attempt=attempt, last_offer=None, results=dict(ctx.results))
-        name_calls(self._job.query, self._ctx)
 
     def _or_partial(self, run: StageRun) -> StageRun:
         """The run of processing, which failed; later stages run on the last offer if the query allows it."""

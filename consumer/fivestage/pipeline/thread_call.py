@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import concurrent.futures
     from collections.abc import Callable
 
+    from fivestage.pipeline.call_slots import Slot
     from fivestage.pipeline.thread_pool import ThreadPool
 
     ValueOrError = tuple[Any, BaseException | None]
@@ -25,7 +26,9 @@ class Call:
     Fields change with the pool's lock held.
     """
 
-    __slots__ = ("_pool", "abandoned_at", "function", "name", "outcome", "receive", "started", "thread")
+    __slots__ = (
+        "_pool", "abandoned_at", "function", "name", "outcome", "receive", "slot", "started", "thread",
+    )  # fmt: skip
 
     def __init__(self, pool: ThreadPool, function: Callable[[], Any], name: str) -> None:
         self._pool = pool
@@ -39,6 +42,8 @@ class Call:
         """The kernel's number of the thread that runs the call."""
         self.abandoned_at: float | None = None
         """When the call was abandoned (monotonic seconds); None if it is not abandoned."""
+        self.slot: Slot | None = None
+        """What the call holds until it has ended, or is dropped; None for code without a limit."""
 
     def __repr__(self) -> str:
         return f"<Call of {self.name} {'running' if self.started and self.outcome is None else ''}>"

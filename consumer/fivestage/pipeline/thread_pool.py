@@ -18,6 +18,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from fivestage.pipeline.call_slots import running_slot
 from fivestage.pipeline.running_call import context_of, running_call
 from fivestage.pipeline.thread_call import Call
 
@@ -115,6 +116,9 @@ class ThreadPool:
             name = running.name
         in_context = context_of(running).run  # the current span, for instance
         call = Call(self, functools.partial(in_context, function, *args), name)
+        if (slot := running_slot.get()) is not None:
+            slot.hold()
+            call.slot = slot
         with self.lock:
             self._unfinished += 1
             (self._parked if parked else self._calls).append(call)
@@ -142,6 +146,8 @@ class ThreadPool:
                 fresh = self._grown()
             elif not call.started:
                 call.function = call.receive = None
+        if call.is_dropped and call.slot is not None:
+            call.slot.release()
         self._start(fresh)
 
     def adopt(self, call: Call) -> bool:
@@ -189,6 +195,8 @@ class ThreadPool:
                 self._running.add(call)
             outcome = call.run()
             receive, is_superfluous = self._finish(call, outcome)
+            if call.slot is not None:
+                call.slot.release()
             if receive is not None:
                 receive(outcome)
             if is_superfluous:

@@ -162,6 +162,7 @@ def _executor(
             max_data_bytes=largest_event,
             timeouts=ForkTimeouts(open_s=executor.start_timeout_ms / 1000),
             nodes=unmasked(settings.nodes),
+            deadline_header=settings.outbound.deadline_header,
             setup=Setup(
                 # Both are called with texts as arguments.
                 (
@@ -181,6 +182,7 @@ def _executor(
         max_data_bytes=largest_event,
         start_timeout_ms=executor.start_timeout_ms,
         nodes=settings.for_nodes(app),
+        deadline_header=settings.outbound.deadline_header,
     )
     return ThreadExecutor(orchestrator, observer=observer, stall_s=stall_s, spares=executor.spares)
 

@@ -205,6 +205,7 @@ class MemoryBus:
                 threads=settings.executor.threads,
                 start_timeout_ms=settings.executor.start_timeout_ms,
                 nodes=settings.for_nodes(app) if nodes is None else nodes,
+                deadline_header=settings.outbound.deadline_header,
             )
         )
         self.poller, self.dispatcher = build(

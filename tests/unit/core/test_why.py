@@ -129,7 +129,7 @@ def test_no_time_was_left_for_a_stage() -> None:
     [
         ("ConnectionError", "processing (pricing) failed with ConnectionError after 10 ms"),
         ("breaker_open", "node pricing was not called because its breaker was open"),
-        ("node_busy", "node pricing was not called because it was busy"),
+        ("node_busy", "node pricing was not called because no thread, or no slot of its limit, was free"),
         ("worker_died", "the worker process died while it ran the query"),
     ],
 )

@@ -112,7 +112,7 @@ class LaneState:
             self._learn_limit(run)
         if outcome.status is _SUCCEEDED and not outcome.partial:
             for run in superseded:
-                if run.node in self.nodes:
+                if run.node in self.nodes and run.node != outcome.node:  # else a retry answered
                     self.nodes[run.node].fallback = outcome.node or ""
         self._learn_answer_time(outcome)
 
@@ -156,7 +156,12 @@ class LaneState:
         limit = self.limits[run.spec.sequence]
         if run.outcome is _SUCCESS:
             limit.succeeded(run.duration_s)
-        elif run.outcome is _TIMEOUT and run.counted and had_fair_share(run, self._limit_in_force_s(run)):
+        elif (
+            run.outcome is _TIMEOUT
+            and run.counted
+            and not run.capped
+            and had_fair_share(run, self._limit_in_force_s(run))
+        ):
             limit.timed_out(run.duration_s)  # a timeout with less time says nothing about the limit
 
     def _learn_node(self, name: str, run: StageRun, now: float, *, rejected: bool = False) -> None:

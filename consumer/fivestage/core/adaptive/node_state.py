@@ -82,7 +82,8 @@ class NodeState:
         else:
             self.in_a_row += 1
         if run.outcome is _TIMEOUT:
-            if not had_fair_share(run, limit_s) or self._is_cut_short(run, limit_s):
+            cut_short = not had_fair_share(run, limit_s) or self._is_cut_short(run, limit_s)
+            if cut_short and not run.capped:
                 self.ignore(run)  # earlier stages used up its time, or the producer granted less
                 return
             patient = self._is_newly_late(now) and learning
@@ -137,7 +138,8 @@ class NodeState:
 
     def routing(self, now: float) -> NodeRouting:
         """The figures of the node for the routing snapshot."""
-        return NodeRouting(self.breaker.state(now), round(self.health.score(now), 2), self.health.p95_s)
+        health = self.health
+        return NodeRouting(self.breaker.state(now), round(health.score(now), 2), health.p95_s, health.p50_s)
 
 
 def had_fair_share(run: StageRun, limit_s: float) -> bool:

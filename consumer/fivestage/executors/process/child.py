@@ -59,6 +59,7 @@ class WorkerConfig(NamedTuple):
     """How long its resources may take to open, in seconds."""
     nodes: NodeSettings
     """The settings of nodes and resources."""
+    deadline_header: str
     on_start: Callable[[], Callable[[], None]] | None = None
     """Called after the fork; returns a function that is called at the end, in a thread."""
 
@@ -158,6 +159,7 @@ class _Child:
             max_data_bytes=config.max_data_bytes,
             start_timeout_ms=round(config.open_s * 1000),
             nodes=config.nodes,
+            deadline_header=config.deadline_header,
         )
         self._scope: Scope | None = None
         loop.set_default_executor(DefaultExecutor(self._orchestrator.threads))

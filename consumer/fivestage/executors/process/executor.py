@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from fivestage.core.deadline import DEADLINE_HEADER
 from fivestage.errors import ConfigurationError, ExecutorError, ResourceError
 from fivestage.executors.executor import TICK_S
 from fivestage.executors.process import messages
@@ -55,6 +56,7 @@ class ProcessExecutor(WorkerPool):
         spares: The number of further processes that are kept ready.
         timeouts: How long importing the app, opening its resources, and forking may take.
         nodes: The settings of nodes and resources: values by name and key.
+        deadline_header: See ``Orchestrator``.
 
     Raises:
         ConfigurationError: this system is not Linux.
@@ -74,6 +76,7 @@ class ProcessExecutor(WorkerPool):
         spares: int = 1,
         timeouts: ForkTimeouts | None = None,
         nodes: Mapping[str, Mapping[str, Any]] | None = None,
+        deadline_header: str = DEADLINE_HEADER,
     ) -> None:
         _check_system()
         self._timeouts = timeouts or ForkTimeouts()
@@ -82,6 +85,7 @@ class ProcessExecutor(WorkerPool):
             "plan": messages.encode_plan(plan),
             "threads": threads,
             "max_data_bytes": max_data_bytes,
+            "deadline_header": deadline_header,
             "setup": list(setup.server) if setup else [],
             "worker_setup": list(setup.worker) if setup else [],
             "open_s": self._timeouts.open_s,

@@ -97,7 +97,8 @@ def load(config: Mapping[str, Any]) -> child.WorkerConfig:
     app = load_app(config["app"])
     _call(config["setup"])  # the app may have configured the log, for instance
     limits = config["threads"], config["max_data_bytes"], config["open_s"]
-    return child.WorkerConfig(app, plan, *limits, NodeSettings.of(app, json.loads(config["nodes"])), on_start)
+    nodes = NodeSettings.of(app, json.loads(config["nodes"]))
+    return child.WorkerConfig(app, plan, *limits, nodes, config["deadline_header"], on_start)
 
 
 def _call(setup: Sequence[str]) -> Any:

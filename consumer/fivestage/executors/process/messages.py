@@ -109,7 +109,8 @@ def decode_start(
 def encode_running(serial: int, stage: RunningStage) -> bytes:
     """RUNNING: a stage starts."""
     head = RUNNING, serial, stage.spec.sequence, stage.started_at, stage.granted_s
-    return encode((*head, stage.node, stage.attempt, stage.probe, stage.waited_s, stage.counted))
+    marks = stage.probe, stage.waited_s, stage.counted, stage.capped
+    return encode((*head, stage.node, stage.attempt, *marks))
 
 
 def encode_offer(serial: int, attempt: int, offer: Offer) -> bytes:
@@ -186,8 +187,8 @@ def _values(run: StageRun) -> tuple[Any, ...]:
     size = None if run.data_json is None else len(run.data_json)
     ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
     times = run.started_at, run.duration_s, run.granted_s
-    counted = run.partial, run.counted
-    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where, *counted
+    marks = run.partial, run.counted, run.capped
+    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where, *marks
 
 
 def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:
@@ -202,7 +203,7 @@ def encode_routing(
 ) -> bytes:
     """ROUTING: the snapshot of a lane, and the *probes* and *trials* that this worker may make."""
     nodes = {
-        name: (node.state, node.score, None if node.p95_s is None else _finite(node.p95_s))
+        name: (node.state, node.score, *(None if s is None else _finite(s) for s in (node.p95_s, node.p50_s)))
         for name, node in snapshot.nodes.items()
     }
     stages = [[*map(_finite, stage)] for stage in snapshot.stages]
@@ -217,7 +218,7 @@ def apply_routing(frame: Frame, lanes: dict[str, RoutingSnapshot]) -> tuple[str,
     known = lanes.setdefault(lane, RoutingSnapshot(parts))
     known.stages = parts
     known.nodes = {
-        name: NodeRouting(BreakerState(state), score, p95_s) for name, (state, score, p95_s) in nodes.items()
+        name: NodeRouting(BreakerState(state), *figures) for name, (state, *figures) in nodes.items()
     }
     known.stuck = frozenset(stuck)
     kept = {**known.probes, **dict.fromkeys(probes, True)}

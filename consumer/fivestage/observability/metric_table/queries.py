@@ -187,3 +187,12 @@ FAILOVERS: Final = MetricSpec(
     "Nodes called after another failed.",
     "Failures that queries did not notice: they cost time and a second call.",
 )
+RETRIES: Final = MetricSpec(
+    "Nodes",
+    "counter",
+    "fivestage_retries_total",
+    ("lane",),
+    "calls",
+    "Nodes called again after they failed (`retries`).",
+    "Failures that queries did not notice; near a fifth of the calls, the node itself is failing.",
+)
