@@ -41,11 +41,15 @@ print("hidden")
 """
 WITHOUT_KAFKA = """
 import asyncio
-from fivestage import Orchestrator, Pipeline
+from fivestage import Orchestrator, Pipeline, StageType
 from fivestage.core.observer import Observer
 from fivestage.executors import ThreadExecutor
+from fivestage.settings import Settings
 from fivestage.testing import MemoryBus
 
+long = {"total_timeout_ms": 60_000, "stage_timeouts_ms": dict.fromkeys(StageType, 60_000)}
+settings = Settings.load(None, {"pipeline": long})
+plan = settings.pipeline.plan()
 app = Pipeline()
 
 @app.resource
@@ -65,20 +69,23 @@ def thread(query, ctx):
     return {"answer": "b", "confidence": 1.0}
 
 async def main():
-    async with Orchestrator(app) as orchestrator:
+    async with Orchestrator(app, plan=plan) as orchestrator:
         print((await orchestrator.process_query("loop")).answer)
-    executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=60)
-    for bus in MemoryBus(app), MemoryBus(app, executor=executor):
-        async with bus:
-            print([(await bus.ask(word, budget_ms=60_000)).answer for word in ("loop", "thread")])
+    threads = ThreadExecutor(Orchestrator(app, plan=plan), observer=Observer(), stall_s=60)
+    for executor in (None, threads):
+        async with MemoryBus(app, settings=settings, executor=executor) as bus:
+            print([(await bus.ask(word)).answer for word in ("loop", "thread")])
 
 asyncio.run(main())
 """
 TEST = """
-from fivestage import Pipeline
+from fivestage import Pipeline, StageType
+from fivestage.settings import Settings
+
+long = {"total_timeout_ms": 60_000, "stage_timeouts_ms": dict.fromkeys(StageType, 60_000)}
 
 async def test_an_answer(run_app):
-    bus = await run_app(Pipeline())
+    bus = await run_app(Pipeline(), settings=Settings.load(None, {"pipeline": long}))
     assert (await bus.ask("What is 15 + 7?")).answer == 22
 """
 

@@ -9,7 +9,15 @@ import pytest
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from typer.testing import CliRunner
 
-from fivestage import ConfigurationError, InvalidAppError, Orchestrator, Pipeline, StageContext, StageType
+from fivestage import (
+    ConfigurationError,
+    InvalidAppError,
+    Orchestrator,
+    Pipeline,
+    Plan,
+    StageContext,
+    StageType,
+)
 from fivestage.cli import app as commands
 from fivestage.pipeline.loader import load_app
 from fivestage.pipeline.node_settings import NodeSettings
@@ -109,7 +117,10 @@ def test_a_text_from_the_environment_stays_a_text(monkeypatch: pytest.MonkeyPatc
     [
         ({"qaa": {"url": "x"}}, "nodes.qaa: there is no node or resource of this name (did you mean 'qa'?)"),
         ({"zzz": {}}, "nodes.zzz: there is no node or resource of this name (there are: qa)"),
-        ({}, "nodes.qa.url: not set, and the node needs it"),
+        (
+            {},
+            "nodes.qa.url: not set: needed in [nodes.qa] or the environment, in a test in nodes={'qa': ...}",
+        ),
         (
             {"qa": {"url": SECRET, "tpo_k": 1}},
             "nodes.qa.tpo_k: there is no such setting (did you mean 'top_k'?)",
@@ -286,4 +297,5 @@ async def test_the_printed_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 async def answer(app: Pipeline, intent: str, nodes: Any) -> Any:
     """Ask for an intent; return the answer."""
     app.intent(lambda _query, _ctx: {"intent": intent, "confidence": 1.0})
-    return (await Orchestrator(app, nodes=nodes).process_query("what?")).answer
+    plan = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms=dict.fromkeys(StageType, 60_000))
+    return (await Orchestrator(app, plan=plan, nodes=nodes).process_query("what?")).answer

@@ -144,7 +144,7 @@ class NodeSettings:
         except ValidationError as error:
             for one in error.errors(include_url=False):
                 path = ["nodes", name, *map(str, one["loc"])]
-                said = described(one, given) + self._source(".".join(path[:3]))
+                said = described(one, given, name) + self._source(".".join(path[:3]))
                 problems.append(f"{'.'.join(path)}: {said}")
         except Exception as error:  # noqa: BLE001 - a validator of the author raised it; it may quote a value
             problems.append(f"nodes.{name}: {model.__name__} raised {type(error).__name__}")

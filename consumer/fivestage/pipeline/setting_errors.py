@@ -22,10 +22,10 @@ _SHORT: Final = 3
 """Values of at most so many characters count as quoted only where they are a word."""
 
 
-def described(finding: ErrorDetails, given: Mapping[str, Any]) -> str:
-    """Describe a finding of pydantic about the values *given*."""
+def described(finding: ErrorDetails, given: Mapping[str, Any], name: str) -> str:
+    """Describe a finding of pydantic about the values *given* to the node called *name*."""
     if finding["type"] == "missing":
-        return "not set, and the node needs it"
+        return f"not set: needed in [nodes.{name}] or the environment, in a test in nodes={{{name!r}: ...}}"
     text = finding["msg"].removeprefix("Value error, ").partition("\n")[0][:MAX_TEXT]
     if _may_quote(finding) and any(_quotes(text, leaf) for leaf in _leaves(given)):
         return f"invalid ({finding['type']}); the message is left out, because it quotes the value"
