@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -90,10 +91,12 @@ async def test_an_answer(run_app):
 """
 
 
-def run(*arguments: str, folder: Path | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, folder: Path | None = None, settings: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run Python as on a laptop."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FIVESTAGE_")}
-    given = {f"FIVESTAGE_{name}": value for name, value in settings.items()}
+    given = {f"FIVESTAGE_{name}": value for name, value in (settings or {}).items()}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -151,6 +154,21 @@ def test_a_service_with_threads(place: Installation) -> None:
     assert statuses == words
 
 
+def test_commands(place: Installation) -> None:
+    """The commands that write, follow and check do their work against a service."""
+    settings = place.settings(patient()) | {"kafka.bootstrap_servers": place.bootstrap}
+    names = {key.upper().replace(".", "__"): str(one) for key, one in settings.items()}
+    kafka = {name: one for name, one in names.items() if name.startswith(("KAFKA", "TOPICS"))}
+    with service_of(place, "support.stuck_app:app", patient()) as service:
+        asked = run("-m", "fivestage", "produce", "fast", settings=kafka)
+        seen = run("-m", "fivestage", "watch", "--json", "--from-beginning", "-n", "1", settings=kafka)
+        checked = run("-m", "fivestage", "topics", "check", settings=kafka)
+        assert service.end() == 0
+    assert [one.returncode for one in (asked, seen, checked)] == [0, 0, 0], (asked, seen, checked)
+    result = json.loads(seen.stdout)
+    assert (result["query_id"], result["answer"]) == (asked.stdout.strip(), "fast")
+
+
 def test_worker_processes_need_linux(place: Installation) -> None:
     """The service ends with exit code 2 and a line that says so; ``config check`` warns."""
     service = service_of(place, "support.apps:load", {"executor.kind": "process"})
@@ -158,6 +176,6 @@ def test_worker_processes_need_linux(place: Installation) -> None:
     assert service.wait() == 2
     said = "worker processes need Linux, and this is darwin: use executor.kind = 'thread' here"
     assert said in service.log[-1]["error"]
-    ran = run("-m", "fivestage", "config", "check", EXECUTOR__KIND="process")
+    ran = run("-m", "fivestage", "config", "check", settings={"EXECUTOR__KIND": "process"})
     assert (ran.returncode, ran.stdout) == (0, "the settings are valid\n")
     assert "executor.kind: worker processes need Linux, and this is darwin" in ran.stderr
