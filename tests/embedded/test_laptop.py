@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -41,11 +42,15 @@ print("hidden")
 """
 WITHOUT_KAFKA = """
 import asyncio
-from fivestage import Orchestrator, Pipeline
+from fivestage import Orchestrator, Pipeline, StageType
 from fivestage.core.observer import Observer
 from fivestage.executors import ThreadExecutor
+from fivestage.settings import Settings
 from fivestage.testing import MemoryBus
 
+long = {"total_timeout_ms": 60_000, "stage_timeouts_ms": dict.fromkeys(StageType, 60_000)}
+settings = Settings.load(None, {"pipeline": long})
+plan = settings.pipeline.plan()
 app = Pipeline()
 
 @app.resource
@@ -65,28 +70,33 @@ def thread(query, ctx):
     return {"answer": "b", "confidence": 1.0}
 
 async def main():
-    async with Orchestrator(app) as orchestrator:
+    async with Orchestrator(app, plan=plan) as orchestrator:
         print((await orchestrator.process_query("loop")).answer)
-    executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=60)
-    for bus in MemoryBus(app), MemoryBus(app, executor=executor):
-        async with bus:
-            print([(await bus.ask(word, budget_ms=60_000)).answer for word in ("loop", "thread")])
+    threads = ThreadExecutor(Orchestrator(app, plan=plan), observer=Observer(), stall_s=60)
+    for executor in (None, threads):
+        async with MemoryBus(app, settings=settings, executor=executor) as bus:
+            print([(await bus.ask(word)).answer for word in ("loop", "thread")])
 
 asyncio.run(main())
 """
 TEST = """
-from fivestage import Pipeline
+from fivestage import Pipeline, StageType
+from fivestage.settings import Settings
+
+long = {"total_timeout_ms": 60_000, "stage_timeouts_ms": dict.fromkeys(StageType, 60_000)}
 
 async def test_an_answer(run_app):
-    bus = await run_app(Pipeline())
+    bus = await run_app(Pipeline(), settings=Settings.load(None, {"pipeline": long}))
     assert (await bus.ask("What is 15 + 7?")).answer == 22
 """
 
 
-def run(*arguments: str, folder: Path | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, folder: Path | None = None, settings: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run Python as on a laptop."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FIVESTAGE_")}
-    given = {f"FIVESTAGE_{name}": value for name, value in settings.items()}
+    given = {f"FIVESTAGE_{name}": value for name, value in (settings or {}).items()}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -144,6 +154,21 @@ def test_a_service_with_threads(place: Installation) -> None:
     assert statuses == words
 
 
+def test_commands(place: Installation) -> None:
+    """The commands that write, follow and check do their work against a service."""
+    settings = place.settings(patient()) | {"kafka.bootstrap_servers": place.bootstrap}
+    names = {key.upper().replace(".", "__"): str(one) for key, one in settings.items()}
+    kafka = {name: one for name, one in names.items() if name.startswith(("KAFKA", "TOPICS"))}
+    with service_of(place, "support.stuck_app:app", patient()) as service:
+        asked = run("-m", "fivestage", "produce", "fast", settings=kafka)
+        seen = run("-m", "fivestage", "watch", "--json", "--from-beginning", "-n", "1", settings=kafka)
+        checked = run("-m", "fivestage", "topics", "check", settings=kafka)
+        assert service.end() == 0
+    assert [one.returncode for one in (asked, seen, checked)] == [0, 0, 0], (asked, seen, checked)
+    result = json.loads(seen.stdout)
+    assert (result["query_id"], result["answer"]) == (asked.stdout.strip(), "fast")
+
+
 def test_worker_processes_need_linux(place: Installation) -> None:
     """The service ends with exit code 2 and a line that says so; ``config check`` warns."""
     service = service_of(place, "support.apps:load", {"executor.kind": "process"})
@@ -151,6 +176,6 @@ def test_worker_processes_need_linux(place: Installation) -> None:
     assert service.wait() == 2
     said = "worker processes need Linux, and this is darwin: use executor.kind = 'thread' here"
     assert said in service.log[-1]["error"]
-    ran = run("-m", "fivestage", "config", "check", EXECUTOR__KIND="process")
+    ran = run("-m", "fivestage", "config", "check", settings={"EXECUTOR__KIND": "process"})
     assert (ran.returncode, ran.stdout) == (0, "the settings are valid\n")
     assert "executor.kind: worker processes need Linux, and this is darwin" in ran.stderr

@@ -9,7 +9,15 @@ import pytest
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from typer.testing import CliRunner
 
-from fivestage import ConfigurationError, InvalidAppError, Orchestrator, Pipeline, StageContext, StageType
+from fivestage import (
+    ConfigurationError,
+    InvalidAppError,
+    Orchestrator,
+    Pipeline,
+    Plan,
+    StageContext,
+    StageType,
+)
 from fivestage.cli import app as commands
 from fivestage.pipeline.loader import load_app
 from fivestage.pipeline.node_settings import NodeSettings
@@ -289,4 +297,5 @@ async def test_the_printed_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 async def answer(app: Pipeline, intent: str, nodes: Any) -> Any:
     """Ask for an intent; return the answer."""
     app.intent(lambda _query, _ctx: {"intent": intent, "confidence": 1.0})
-    return (await Orchestrator(app, nodes=nodes).process_query("what?")).answer
+    plan = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms=dict.fromkeys(StageType, 60_000))
+    return (await Orchestrator(app, plan=plan, nodes=nodes).process_query("what?")).answer
