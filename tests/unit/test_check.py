@@ -143,9 +143,12 @@ def test_an_async_def_resource_in_a_def(way: str) -> None:
     function = one.users()[way]
     text = "is a def, which runs in a thread, and uses the resource http, which is an async def"
     one.app.node("mine", intents={"greeting"})(function)
-    assert [error.partition(": ")[0] for error in find(one.app).errors if text in error] == ["mine"]
+    assert [error.partition(": ")[0] for error in find(one.app).errors if text in error] == ["node mine"]
     one.app.validation(function)
-    assert [error.partition(": ")[0] for error in find(one.app).errors] == ["validation", "mine"]
+    assert [error.partition(": ")[0] for error in find(one.app).errors] == [
+        "stage validation",
+        "node mine",
+    ]
 
 
 def test_resources_that_can_be_used() -> None:
@@ -165,8 +168,8 @@ def test_resources_that_can_be_used() -> None:
     other = Pipeline()
     other.node("a", intents={"greeting"})(on_loop)
     assert [text.partition(";")[0] for text in find(other).errors] == [
-        "a: uses the resource http, which belongs to another Pipeline",
-        "a: uses the resource model, which belongs to another Pipeline",
+        "node a: uses the resource http, which belongs to another Pipeline",
+        "node a: uses the resource model, which belongs to another Pipeline",
     ]
 
 
