@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import types
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from fivestage import Pipeline
 from fivestage.cli import app as command
 from fivestage.cli.check.findings import Findings, find
+from fivestage.cli.check.view import options_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -237,3 +239,26 @@ def test_exit_code_of_an_app_that_cannot_work(tmp_path: Path, monkeypatch: pytes
     assert (ran.exit_code, json.loads(ran.stdout)["works"], "SyntaxError" in ran.stderr) == (1, False, True)
     ran = CliRunner().invoke(command, ["check", "no_such_module:app"])
     assert (ran.exit_code, "No module named" in ran.stderr) == (2, True)
+
+
+def test_options_of_what_is_declared() -> None:
+    """What differs from its default is shown, by the names of classes and functions, also if it is nested."""
+
+    @dataclass(frozen=True)
+    class Rules:
+        limit: int | None = None
+        retries: int = 0
+        retry_on: tuple[type[Exception], ...] = ()
+
+    @dataclass(frozen=True)
+    class Declared:
+        handler: Any = 1
+        rules: Rules | None = None
+        settings: Any = None
+
+    rules = Rules(limit=8, retry_on=(KeyError, OSError))
+    assert options_of(Declared(handler=2, rules=rules, settings=Pipeline)) == {
+        "limit": "8",
+        "retry_on": "KeyError, OSError",
+        "settings": "Pipeline",
+    }

@@ -37,7 +37,7 @@ def ask(
     from fivestage.observability import logging
     from fivestage.pipeline.loader import load_app
 
-    event = query_event(f"ask-{uuid.uuid4().hex[:8]}", text, lane, budget_ms)
+    event = query_event(f"ask-{uuid.uuid4().hex[:8]}", text, lane=lane, budget_ms=budget_ms)
     settings = load_settings(config)
     logging.configure("WARNING", settings.logging.show_text, "text")
     app = load_app(target)

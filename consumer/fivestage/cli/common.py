@@ -49,8 +49,8 @@ def load_settings(config: Path | None, bootstrap: str | None = None) -> Settings
     return Settings.load(config, {"kafka": {"bootstrap_servers": bootstrap}} if bootstrap else None)
 
 
-def query_event(query_id: str, text: str, lane: str | None, budget_ms: int | None) -> QueryEvent:
-    """Make the event of a query that is given on the command line.
+def query_event(query_id: str, text: str, **fields: Any) -> QueryEvent:
+    """Make the event of a query that is given on the command line; *fields* are those of QueryEvent.
 
     Raises:
         ConfigurationError: the event may not have such a value.
@@ -60,7 +60,7 @@ def query_event(query_id: str, text: str, lane: str | None, budget_ms: int | Non
     from fivestage_schemas import QueryEvent
 
     try:
-        return QueryEvent(query_id=query_id, user_input=text, lane=lane, budget_ms=budget_ms)
+        return QueryEvent(query_id=query_id, user_input=text, **fields)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}") from None

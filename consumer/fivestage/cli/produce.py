@@ -78,7 +78,7 @@ def _check_usage(text: str | None, file: Path | None, lane: str | None, budget_m
 
 
 def _event(text: str, lane: str | None, budget_ms: int | None) -> bytes:
-    event = query_event(str(uuid.uuid4()), text, lane, budget_ms)
+    event = query_event(str(uuid.uuid4()), text, lane=lane, budget_ms=budget_ms)
     return event.model_dump_json(exclude_none=True).encode()
 
 

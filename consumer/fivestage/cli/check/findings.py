@@ -48,7 +48,7 @@ def find(app: Pipeline) -> Findings:
 
 
 def is_builtin(handler: Handler) -> bool:
-    """Whether a stage's function is the one that every Pipeline starts with."""
+    """Whether a function is one of those that a Pipeline starts with."""
     return str(getattr(handler.call, "__module__", "")).startswith("fivestage.nodes.")
 
 
