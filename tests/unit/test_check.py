@@ -166,6 +166,11 @@ def test_resources_that_can_be_used() -> None:
     def in_thread(_query: Any, ctx: Any) -> Any:
         return ctx.use(model)
 
+    @functools.wraps(on_loop)
+    def returns_its_call(query: Any, ctx: Any) -> Any:
+        return on_loop(query, ctx)
+
+    one.app.node("c", intents={"greeting"})(returns_its_call)
     assert find(one.app) == Findings()
     other = Pipeline()
     other.node("a", intents={"greeting"})(on_loop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from fivestage.cli.check.uses import resources_in
+from fivestage.cli.check.uses import is_coroutine_function, resources_in
 from fivestage.nodes.decision import GENERAL, LAST_RESORT, candidate_groups
 from fivestage.nodes.intent import INTENTS
 from fivestage_schemas import StageType
@@ -64,13 +64,14 @@ def _handlers(app: Pipeline) -> Iterator[tuple[str, Handler]]:
 
 def _wrong_uses(app: Pipeline, title: str, handler: Handler) -> Iterator[str]:
     """What is wrong with the resources that a function mentions."""
+    on_loop = handler.is_async or is_coroutine_function(handler.call)  # inside of a def that returns its call
     for resource in resources_in(handler.call):
         if app.resources.get(resource.name) is not resource:
             yield (
                 f"{title}: uses the resource {resource.name}, which belongs to another Pipeline; "
                 "declare it with @app.resource of this one"
             )
-        elif resource.is_async and not handler.is_async:
+        elif resource.is_async and not on_loop:
             yield (
                 f"{title}: is a def, which runs in a thread, and uses the resource {resource.name}, which is "
                 "an async def and belongs to an event loop; make the function an async def, or the resource "
