@@ -28,7 +28,7 @@ from fivestage import (
     StageType,
     run_with_timeout,
 )
-from fivestage.testing import MemoryBus, VirtualTimeLoop
+from fivestage.testing import MemoryBus, VirtualTimeLoop, call_node
 from fivestage_schemas import QueryEvent
 
 if TYPE_CHECKING:
@@ -257,6 +257,13 @@ async def use() -> float:
 def context() -> StageContext:
     """A context, as a test of a node makes one."""
     return StageContext("prod", 1.0, lambda: 0.0, StageType.INTENT)
+
+
+async def call() -> float:
+    """One node of an app, in a user's test."""
+    stage = await call_node(app, "main", "2+2", budget_ms=100, context={"user": "ada"}, intent="general")
+    assert_type(stage, StageResult)
+    return stage.duration_ms
 
 
 def in_a_test() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import types
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from fivestage import Pipeline
 from fivestage.cli import app as command
 from fivestage.cli.check.findings import Findings, find
+from fivestage.cli.check.view import options_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -143,9 +145,12 @@ def test_an_async_def_resource_in_a_def(way: str) -> None:
     function = one.users()[way]
     text = "is a def, which runs in a thread, and uses the resource http, which is an async def"
     one.app.node("mine", intents={"greeting"})(function)
-    assert [error.partition(": ")[0] for error in find(one.app).errors if text in error] == ["mine"]
+    assert [error.partition(": ")[0] for error in find(one.app).errors if text in error] == ["node mine"]
     one.app.validation(function)
-    assert [error.partition(": ")[0] for error in find(one.app).errors] == ["validation", "mine"]
+    assert [error.partition(": ")[0] for error in find(one.app).errors] == [
+        "stage validation",
+        "node mine",
+    ]
 
 
 def test_resources_that_can_be_used() -> None:
@@ -161,12 +166,17 @@ def test_resources_that_can_be_used() -> None:
     def in_thread(_query: Any, ctx: Any) -> Any:
         return ctx.use(model)
 
+    @functools.wraps(on_loop)
+    def returns_its_call(query: Any, ctx: Any) -> Any:
+        return on_loop(query, ctx)
+
+    one.app.node("c", intents={"greeting"})(returns_its_call)
     assert find(one.app) == Findings()
     other = Pipeline()
     other.node("a", intents={"greeting"})(on_loop)
     assert [text.partition(";")[0] for text in find(other).errors] == [
-        "a: uses the resource http, which belongs to another Pipeline",
-        "a: uses the resource model, which belongs to another Pipeline",
+        "node a: uses the resource http, which belongs to another Pipeline",
+        "node a: uses the resource model, which belongs to another Pipeline",
     ]
 
 
@@ -234,3 +244,26 @@ def test_exit_code_of_an_app_that_cannot_work(tmp_path: Path, monkeypatch: pytes
     assert (ran.exit_code, json.loads(ran.stdout)["works"], "SyntaxError" in ran.stderr) == (1, False, True)
     ran = CliRunner().invoke(command, ["check", "no_such_module:app"])
     assert (ran.exit_code, "No module named" in ran.stderr) == (2, True)
+
+
+def test_options_of_what_is_declared() -> None:
+    """What differs from its default is shown, by the names of classes and functions, also if it is nested."""
+
+    @dataclass(frozen=True)
+    class Rules:
+        limit: int | None = None
+        retries: int = 0
+        retry_on: tuple[type[Exception], ...] = ()
+
+    @dataclass(frozen=True)
+    class Declared:
+        handler: Any = 1
+        rules: Rules | None = None
+        settings: Any = None
+
+    rules = Rules(limit=8, retry_on=(KeyError, OSError))
+    assert options_of(Declared(handler=2, rules=rules, settings=Pipeline)) == {
+        "limit": "8",
+        "retry_on": "KeyError, OSError",
+        "settings": "Pipeline",
+    }

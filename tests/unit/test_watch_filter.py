@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fivestage.cli.watch import Filter
+from fivestage.cli.watch import STATUSES, Filter
 from fivestage.core.records import Output
-from fivestage_schemas import PipelineResult
+from fivestage_schemas import PipelineResult, PipelineStatus
 from support import everything
 
 SOME = frozenset
@@ -47,3 +47,8 @@ def results() -> dict[str, PipelineResult]:
 def test_filter(results: dict[str, PipelineResult], chosen: Filter, shown: set[str]) -> None:
     """A result is shown if it matches all that is asked for; a degraded one is a success too."""
     assert {name for name in QUERIES if chosen.matches(results[name])} == shown
+
+
+def test_statuses_are_those_of_results() -> None:
+    """The words of ``--status`` are the statuses of results, and the marks of a success."""
+    assert set(STATUSES) == {*map(str, PipelineStatus), "degraded", "partial"}

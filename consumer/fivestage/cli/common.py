@@ -50,7 +50,7 @@ def load_settings(config: Path | None, bootstrap: str | None = None) -> Settings
 
 
 def query_event(query_id: str, text: str, **fields: Any) -> QueryEvent:
-    """Make the event of a query that is given on the command line, with optional fields.
+    """Make the event of a query that is given on the command line; *fields* are those of QueryEvent.
 
     Raises:
         ConfigurationError: the event may not have such a value.

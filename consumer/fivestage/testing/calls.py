@@ -108,12 +108,12 @@ class _OneNode(Pipeline):
     def _kept(self, handler: Handler) -> Handler:
         call: Callable[..., Any] = handler.call
 
-        async def on_loop(query: Query, ctx: StageContext) -> Any:
-            return await self._awaited(call(query, ctx))
+        async def on_loop(*arguments: Any) -> Any:
+            return await self._awaited(call(*arguments))
 
-        def in_thread(query: Query, ctx: StageContext) -> Any:
+        def in_thread(*arguments: Any) -> Any:
             try:
-                data = call(query, ctx)
+                data = call(*arguments)
             except Exception as error:
                 self.errors.append(error)
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from fivestage.cli.check.uses import resources_in
+from fivestage.cli.check.uses import is_coroutine_function, resources_in
 from fivestage.nodes.decision import GENERAL, LAST_RESORT, candidate_groups
 from fivestage.nodes.intent import INTENTS
 from fivestage_schemas import StageType
@@ -33,8 +33,8 @@ class Findings:
 def find(app: Pipeline) -> Findings:
     """Look for what cannot work in an app."""
     found = Findings()
-    for handler in handlers(app):
-        found.errors += _wrong_uses(app, handler)
+    for title, handler in _handlers(app):
+        found.errors += _wrong_uses(app, title, handler)
     if is_builtin(app.stage(StageType.DECISION)):
         _look_at_intents(app, found)
     if not is_builtin(app.stage(StageType.VALIDATION)):
@@ -48,31 +48,34 @@ def find(app: Pipeline) -> Findings:
 
 
 def is_builtin(handler: Handler) -> bool:
-    """Whether a stage's function is the one that every Pipeline starts with."""
+    """Whether a function is one of those that a Pipeline starts with."""
     return str(getattr(handler.call, "__module__", "")).startswith("fivestage.nodes.")
 
 
-def handlers(app: Pipeline) -> Iterator[Handler]:
-    """The functions of the stages, of the nodes, and those that check a node's answer."""
-    yield from map(app.stage, DECLARED)
-    for node in app.nodes.values():
-        yield node.handler
+def _handlers(app: Pipeline) -> Iterator[tuple[str, Handler]]:
+    """The functions of the stages, of the nodes, and those that check a node's answer, with their titles."""
+    for stage_type in DECLARED:
+        yield f"stage {stage_type}", app.stage(stage_type)
+    for name, node in app.nodes.items():
+        yield f"node {name}", node.handler
         if node.validate is not None:
-            yield node.validate
+            yield f"node {name}, its validate", node.validate
 
 
-def _wrong_uses(app: Pipeline, handler: Handler) -> Iterator[str]:
+def _wrong_uses(app: Pipeline, title: str, handler: Handler) -> Iterator[str]:
     """What is wrong with the resources that a function mentions."""
+    on_loop = handler.is_async or is_coroutine_function(handler.call)  # inside of a def that returns its call
     for resource in resources_in(handler.call):
         if app.resources.get(resource.name) is not resource:
             yield (
-                f"{handler.name}: uses the resource {resource.name}, which belongs to another Pipeline; "
+                f"{title}: uses the resource {resource.name}, which belongs to another Pipeline; "
                 "declare it with @app.resource of this one"
             )
-        elif resource.is_async and not handler.is_async:
+        elif resource.is_async and not on_loop:
             yield (
-                f"{handler.name}: is a def, which runs in a thread, and uses the resource {resource.name}, "
-                "which is an async def and belongs to an event loop; make one of them like the other"
+                f"{title}: is a def, which runs in a thread, and uses the resource {resource.name}, which is "
+                "an async def and belongs to an event loop; make the function an async def, or the resource "
+                "a def"
             )
 
 

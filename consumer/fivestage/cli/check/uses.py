@@ -30,6 +30,11 @@ def resources_in(call: Callable[..., Any]) -> list[Resource[Any]]:
     return list(found.values())
 
 
+def is_coroutine_function(call: Callable[..., Any]) -> bool:
+    """Whether the function that ``resources_in`` looks into is an ``async def``."""
+    return inspect.iscoroutinefunction(_function(call))
+
+
 def _function(call: Any) -> types.FunctionType | None:
     """The Python function behind a callable; None if there is none."""
     while isinstance(call, types.MethodType) or hasattr(call, "func"):

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.cli import rows
 from fivestage.cli.check.findings import DECLARED, is_builtin
-from fivestage.pipeline.node import Node
+from fivestage.pipeline.node import Handler
 
 if TYPE_CHECKING:
     from fivestage.cli.check.findings import Findings
-    from fivestage.pipeline.node import Handler
+    from fivestage.pipeline.node import Node
     from fivestage.pipeline.pipeline import Pipeline
+    from fivestage.pipeline.resource import Resource
 
 BUILT_IN: Final = "built in"
 _SHOWN_ELSEWHERE: Final = {"handler", "intents", "is_builtin"}
@@ -25,18 +26,9 @@ def print_app(app: Pipeline, found: Findings) -> None:
     """Print an app and what was found about it to standard output."""
     console = rows.OutputConsole()
     table = [("stage", str(one), *_called(app.stage(one)), "") for one in DECLARED]
+    table += [("node", name, *_called(node.handler), _declared(node)) for name, node in app.nodes.items()]
     table += [
-        ("node", name, *_called(node.handler, is_own=not node.is_builtin), _declared(node))
-        for name, node in app.nodes.items()
-    ]
-    table += [
-        (
-            "resource",
-            one.name,
-            _kind(is_async=one.is_async),
-            _shown(_place_of(one.function)),
-            _lives(one.is_async),
-        )
+        ("resource", one.name, _kind(one), _shown(_place_of(one.function)), _life(one))
         for one in app.resources.values()
     ]
     lines = [tuple(map(rows.clean, line)) for line in table]
@@ -53,10 +45,9 @@ def print_app(app: Pipeline, found: Findings) -> None:
 
 def as_object(app: Pipeline, found: Findings) -> dict[str, Any]:
     """The same as a JSON object."""
-    stages = {str(one): _as_object(app.stage(one), is_own=not is_builtin(app.stage(one))) for one in DECLARED}
+    stages = {str(one): _as_object(app.stage(one)) for one in DECLARED}
     nodes = {
-        name: _as_object(node.handler, is_own=not node.is_builtin)
-        | {"intents": sorted(node.intents), "options": _options(node)}
+        name: _as_object(node.handler) | {"intents": sorted(node.intents), "options": options_of(node)}
         for name, node in app.nodes.items()
     }
     resources = {
@@ -72,40 +63,45 @@ def as_object(app: Pipeline, found: Findings) -> dict[str, Any]:
     }
 
 
-def _as_object(handler: Handler, *, is_own: bool) -> dict[str, Any]:
+def _as_object(handler: Handler) -> dict[str, Any]:
     place = ":".join(map(str, handler.place)) if handler.place else None
-    return {"async": handler.is_async, "built_in": not is_own, "place": place}
+    return {"async": handler.is_async, "built_in": is_builtin(handler), "place": place}
 
 
-def _called(handler: Handler, *, is_own: bool | None = None) -> tuple[str, str]:
+def _called(handler: Handler) -> tuple[str, str]:
     """How a function is called, and where it is."""
-    if not (not is_builtin(handler) if is_own is None else is_own):
+    if is_builtin(handler):
         return BUILT_IN, ""
-    return _kind(is_async=handler.is_async), _shown(":".join(map(str, handler.place or ("?",))))
+    return _kind(handler), _shown(":".join(map(str, handler.place or ("?",))))
 
 
-def _kind(*, is_async: bool) -> str:
-    return "async def" if is_async else "def"
+def _kind(one: Handler | Resource[Any]) -> str:
+    return "async def" if one.is_async else "def"
 
 
-def _lives(is_async: bool) -> str:  # noqa: FBT001 - read from a resource
-    return "one per event loop" if is_async else "one per process"
+def _life(resource: Resource[Any]) -> str:
+    return "one per event loop" if resource.is_async else "one per process"
 
 
 def _declared(node: Node) -> str:
     """Intents and options of a node in words."""
-    options = [f"{name}={value}" for name, value in _options(node).items()]
+    options = [f"{name}={value}" for name, value in options_of(node).items()]
     return "  ".join([", ".join(sorted(node.intents)) or "no intents", *options])
 
 
-def _options(node: Node) -> dict[str, str]:
-    """What the node's declaration sets beside its function and intents, as texts."""
+def options_of(declared: Any) -> dict[str, str]:
+    """The fields of a dataclass that differ from their defaults, as texts; those of nested ones too."""
     found: dict[str, str] = {}
-    for one in dataclasses.fields(Node):
-        value = getattr(node, one.name)
-        if one.name not in _SHOWN_ELSEWHERE and value != one.default:
-            name = "not_failures" if one.name == "excused" else one.name
-            found[name] = _text(value[1:] if one.name == "excused" else value)
+    for one in dataclasses.fields(declared):
+        value = getattr(declared, one.name)
+        if one.name in _SHOWN_ELSEWHERE or value == one.default:
+            continue
+        if one.name == "excused":
+            found["not_failures"] = _text(value[1:])  # the first one is always there
+        elif dataclasses.is_dataclass(value) and not isinstance(value, Handler | type):
+            found |= options_of(value)
+        else:
+            found[one.name] = _text(value)
     return found
 
 
