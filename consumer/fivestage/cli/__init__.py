@@ -1,8 +1,8 @@
 """The command ``fivestage``: one module per command, each with its options, texts and output.
 
 ``common`` has what the commands share. ``rows`` prints tables, ``timeline`` lists the attempts of a query and
-``ruler`` draws them, ``progress`` shows how far a command is. ``demo``, ``explain`` and ``top`` are packages.
-Called by ``__main__``.
+``ruler`` draws them, ``progress`` shows how far a command is, ``child_process`` runs a service for a command.
+``bench``, ``demo``, ``explain`` and ``top`` are packages. Called by ``__main__``.
 Kafka clients are imported inside the commands' functions, so that ``--help`` is quick.
 
 Invariant: results go to standard output, everything else to standard error. Exit code 0: done; 1: done, with
@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fivestage.cli import broker, config, demo, dev, dlq, explain, produce, run, top, topics, watch
+from fivestage.cli import bench, broker, config, demo, dev, dlq, explain, produce, run, top, topics, watch
 from fivestage.cli.common import errors_as_one_line, quieten_clients
 from fivestage.cli.version import VersionOption
 
@@ -54,6 +54,7 @@ app.command("produce")(produce.produce)
 app.command("watch")(watch.watch)
 app.command("top")(top.top)
 app.command("explain")(explain.explain)
+app.command("bench")(bench.bench)
 app.command("broker")(broker.broker)
 app.add_typer(topics.app, name="topics")
 app.add_typer(config.app, name="config")
