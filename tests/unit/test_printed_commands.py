@@ -22,6 +22,8 @@ RUN_BY = {
     "fivestage demo": "tests/embedded/cli/test_demo.py::test_demo_adds_up",
     "fivestage run myapp:app": WITH_A_BROKER,
     "fivestage run --config fivestage.toml": HELP,
+    "fivestage dev myapp:app": "tests/embedded/cli/test_dev.py::test_printed_command",
+    "fivestage bench myapp:app": "tests/embedded/cli/test_bench.py::test_printed_command",
     """echo '{"query_id":"a","user_input":"What is 15 + 7?"}' | fivestage produce -""": WITH_A_BROKER,
     'fivestage produce "hello there"': WITH_A_BROKER,
     "fivestage watch --from-beginning --max 2": WITH_A_BROKER,

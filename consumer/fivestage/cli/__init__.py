@@ -1,8 +1,8 @@
 """The command ``fivestage``: one module per command, each with its options, texts and output.
 
 ``common`` has what the commands share. ``rows`` prints tables, ``timeline`` lists the attempts of a query and
-``ruler`` draws them, ``progress`` shows how far a command is. ``demo``, ``explain`` and ``top`` are packages.
-Called by ``__main__``.
+``ruler`` draws them, ``progress`` shows how far a command is, ``child_process`` runs a service for a command.
+``bench``, ``demo``, ``explain`` and ``top`` are packages. Called by ``__main__``.
 Kafka clients are imported inside the commands' functions, so that ``--help`` is quick.
 
 Invariant: results go to standard output, everything else to standard error. Exit code 0: done; 1: done, with
@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from fivestage.cli import (
     ask,
+    bench,
     broker,
     check,
     config,
@@ -71,6 +72,7 @@ app.command("new")(new.new)
 app.command("check")(check.check)
 app.command("ask")(ask.ask)
 app.command("explain")(explain.explain)
+app.command("bench")(bench.bench)
 app.command("broker")(broker.broker)
 app.add_typer(topics.app, name="topics")
 app.add_typer(config.app, name="config")

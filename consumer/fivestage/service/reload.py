@@ -7,7 +7,7 @@ app's modules are imported once more in this process; with worker processes a ne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import structlog
@@ -17,14 +17,14 @@ from fivestage.errors import FivestageError, InvalidAppError
 from fivestage.executors.reloadable import ReloadableExecutor
 from fivestage.observability.log_line import described
 from fivestage.pipeline.loader import authors_traceback, load_app
+from fivestage.pipeline.pipeline import Pipeline
 from fivestage.service.sources import Sources, drop_compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Coroutine, Mapping
     from pathlib import Path
     from types import ModuleType
 
-    from fivestage.pipeline.pipeline import Pipeline
     from fivestage.service.assembly import Parts
     from fivestage.settings import Settings
 
@@ -44,6 +44,8 @@ class Reloading(NamedTuple):
     sources: Sources
     on_ready: Callable[[int | None], None]
     """Called when the service has its partitions, with the port of the status page."""
+    check: Callable[[Pipeline], Sequence[str]] = lambda _: ()
+    """Returns what of an app cannot work, in sentences; not called where only worker processes import it."""
 
 
 def reload_steps(
@@ -58,6 +60,7 @@ def reload_steps(
         app,
         reloading.sources,
         executor,
+        check=reloading.check,
         in_processes=settings.executor.kind == "process",
         on_reload=parts.dispatcher.learned.forget,
     )
@@ -72,6 +75,7 @@ class Reloader:
         app: The app that runs.
         sources: Its files.
         executor: Runs it.
+        check: See Reloading.
         in_processes: Worker processes import the app; this process does not.
         on_reload: Called when new queries go to the new app.
     """
@@ -83,6 +87,7 @@ class Reloader:
         sources: Sources,
         executor: ReloadableExecutor,
         *,
+        check: Callable[[Pipeline], Sequence[str]],
         in_processes: bool,
         on_reload: Callable[[], None],
     ) -> None:
@@ -90,6 +95,7 @@ class Reloader:
         self._app = app
         self._sources = sources
         self._executor = executor
+        self._check = check
         self._in_processes = in_processes
         self._on_reload = on_reload
         self._importing = False
@@ -146,9 +152,10 @@ class Reloader:
         """Import the app in a thread: whatever that takes, queries go on. Returns the earlier modules too.
 
         Raises:
-            InvalidAppError: there is no app any more, importing it raised, or takes more than LOAD_S.
+            InvalidAppError: there is no app any more, importing it raised, or takes more than LOAD_S, or it
+                cannot work.
         """
-        importing = asyncio.ensure_future(asyncio.to_thread(_import, self._target, self._sources))
+        importing = asyncio.ensure_future(asyncio.to_thread(self._import_now))
         importing.add_done_callback(ignore_result)
         self._importing = True
         try:
@@ -162,14 +169,18 @@ class Reloader:
             )
         return importing.result()
 
-
-def _import(target: str, sources: Sources) -> tuple[Pipeline, Mapping[str, ModuleType]]:
-    earlier = sources.take_modules()
-    try:
-        return load_app(target), earlier
-    except BaseException:
-        sources.restore(earlier)
-        raise
+    def _import_now(self) -> tuple[Pipeline, Mapping[str, ModuleType]]:
+        earlier = self._sources.take_modules()
+        try:
+            app = load_app(self._target)
+            errors = self._check(app)
+        except BaseException:
+            self._sources.restore(earlier)
+            raise
+        if errors:
+            self._sources.restore(earlier)
+            raise InvalidAppError(f"{self._target} cannot work: {'; '.join(errors)}")
+        return app, earlier
 
 
 def _report(error: Exception) -> None:

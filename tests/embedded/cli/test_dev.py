@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.developed import LIMIT_S, MODULE, PARTS, Developed
+from support.documents import commands, text_of
+from support.probe import get
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -206,6 +212,44 @@ def test_broken_from_the_start(tmp_path: Path) -> None:
         dev.ask()
         assert dev.answers() == ["one"]
         assert dev.end() == 0
+
+
+def test_printed_command(tmp_path: Path) -> None:
+    """The command of docs/authors.md, on any port, serves the status page at the address that it prints."""
+    assert "fivestage dev myapp:app" in commands(text_of("docs/authors.md"))
+    with Developed(tmp_path) as dev:
+        address = dev.text_with("status page").split()[-1]
+        dev.ready()
+        port = int(address.rstrip("/").rpartition(":")[2])
+        assert get(port, "/readyz") == (200, "ok\n")
+        assert get(port, "/")[0] == 200
+        assert dev.end(signal.SIGTERM) == 0
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    """A port that is in use is named, with the option to choose another one."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with Developed(tmp_path, arguments=("--port", port)) as dev:
+            assert f"127.0.0.1:{port}" in dev.text_with("choose another --port")
+            assert dev.process.wait(LIMIT_S) == 2
+
+
+def test_no_such_module(tmp_path: Path) -> None:
+    """A module that does not exist is wrong use: there is nothing to wait for."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "fivestage", "dev", "nowhere:app"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert (
+        ran.stderr
+        == "fivestage: cannot import nowhere:app: no module 'nowhere'; run from the folder that holds it\n"
+    )
 
 
 def test_new_files(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """``fivestage demo``: a broker, the service, sixty questions, and an audit of the topics.
 
 ``questions`` makes the inputs and ``app`` answers them. ``play`` writes the inputs and waits for the results
-of the service, which runs in its own process (``service_process``, ``child_app``). ``audit`` checks the
+of the service, which runs in its own process (``service_process``). ``audit`` checks the
 topics, ``view`` prints rows and summary.
 """
 

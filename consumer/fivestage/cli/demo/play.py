@@ -35,6 +35,7 @@ ANSWERS_S = 20.0
 EVENTS_S = 5.0
 """How long after the last result its other events may arrive."""
 _LATE = f"not everything was answered within {ANSWERS_S:.0f} s"
+APP = "fivestage.cli.demo.app:app"
 ROLES = ("queries", "stage_results", "results", "timeouts", "dead_letters")
 
 
@@ -60,7 +61,7 @@ async def play(
     """
     view.note("starting the embedded broker")
     names = Settings.load().topics.all
-    async with EmbeddedBroker(names) as broker, ServiceProcess(broker.bootstrap) as service:
+    async with EmbeddedBroker(names) as broker, ServiceProcess(broker.bootstrap, APP) as service:
         settings = Settings.load(overrides={"kafka": {"bootstrap_servers": broker.bootstrap}})
         complete = True
         try:

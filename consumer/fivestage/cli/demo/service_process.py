@@ -1,4 +1,4 @@
-"""Runs the service of the demo in its own process, as in production, with its log in a file."""
+"""Runs the service of a demo or benchmark in its own process, as in production, with its log in a file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import os
 import re
 import sys
 import tempfile
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from fivestage.errors import FivestageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 READY_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 8.0
@@ -20,13 +23,27 @@ _READY = '"event":"ready"'
 
 
 class ServiceProcess:
-    """Runs ``fivestage run`` during an ``async with``; kills it at the end if it is still running."""
+    """Runs ``fivestage run`` during an ``async with``; kills it at the end if it is still running.
+
+    Args:
+        bootstrap: The broker.
+        app: ``MODULE:APP``.
+        options: Further options of the command.
+        environment: Further variables.
+    """
 
     _process: asyncio.subprocess.Process
 
-    def __init__(self, bootstrap: str) -> None:
-        app = "fivestage.cli.demo.child_app:app"
-        self._arguments = ["-m", "fivestage", "run", app, "--bootstrap", bootstrap]
+    def __init__(
+        self,
+        bootstrap: str,
+        app: str,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._environment = environment or {}
+        program = "fivestage.cli.child_process"
+        self._arguments = ["-m", program, "run", app, "--bootstrap", bootstrap, *options]
         self.bootstrap = bootstrap
         self._log = tempfile.NamedTemporaryFile(prefix="fivestage-demo-", suffix=".log")  # noqa: SIM115 - see __aexit__
 
@@ -37,7 +54,7 @@ class ServiceProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
-            env={**os.environ, "FIVESTAGE_ADMIN__PORT": "0"},
+            env={**os.environ, "FIVESTAGE_ADMIN__PORT": "0", **self._environment},
             start_new_session=True,  # so that Ctrl-C in the terminal reaches the demo only
         )
         return self

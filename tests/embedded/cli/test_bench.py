@@ -1,0 +1,90 @@
+"""``fivestage bench`` on the embedded broker."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.developed import LIMIT_S, MODULE, PARTS
+from support.documents import commands, text_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.broker
+
+
+def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "fivestage", "bench", "myapp:app", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with an app."""
+    (tmp_path / "myapp.py").write_text(MODULE)
+    (tmp_path / "parts.py").write_text(PARTS.format("one"))
+    return tmp_path
+
+
+def test_measures(folder: Path) -> None:
+    """Each query of each load has an end, the app's node answers, and there is a picture."""
+    (folder / "questions.txt").write_text("hello\n\nwhat is it?\n")
+    ran = bench(folder, "--questions", "questions.txt", "--seconds", "5", "--json", "--out", "bench.html")
+    assert ran.returncode in {0, 1}, ran.stderr  # 1: a machine without a core to spare
+    *loads, last = map(json.loads, ran.stdout.splitlines())
+    assert loads
+    for load in loads:
+        assert sum(load["outcomes"].values()) == load["sent"] > 0
+        assert set(load["nodes"]) <= {"word"}
+    assert last["best_load_per_s"] >= 10
+    assert "<svg" in (folder / "bench.html").read_text()
+
+
+def test_printed_command(folder: Path) -> None:
+    """The command of docs/authors.md, with less time, prints loads and verdict, and writes its picture."""
+    (line,) = [line for line in commands(text_of("docs/authors.md")) if line.startswith("fivestage bench")]
+    name, *arguments = shlex.split(line.replace("--seconds 30", "--seconds 5"))
+    assert (name, *arguments[:2]) == ("fivestage", "bench", "myapp:app")
+    ran = bench(folder, *arguments[2:])
+    assert "in time/s" in ran.stdout, ran.stderr
+    assert "answered by word" in ran.stdout
+    assert "processing" in ran.stdout
+    assert "<svg" in (folder / "bench.svg").read_text()
+
+
+def test_broken_app(folder: Path) -> None:
+    """An app that cannot be imported is named, with its traceback from the service's log."""
+    (folder / "parts.py").write_text("WORD = \n")
+    ran = bench(folder, "--seconds", "5")
+    assert ran.returncode == 1
+    assert "SyntaxError" in ran.stderr
+    assert ran.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--out", "bench.png"), "a .svg or a .html file"),
+        (("--questions", "none.txt"), "cannot read none.txt"),
+        (("--questions", "empty.txt"), "has no questions"),
+    ],
+)
+def test_wrong_use(folder: Path, arguments: tuple[str, ...], why: str) -> None:
+    """Wrong use is found before anything is started."""
+    (folder / "empty.txt").write_text("\n")
+    ran = bench(folder, *arguments)
+    assert ran.returncode == 2
+    assert why in ran.stderr
