@@ -19,7 +19,7 @@ from support import kinds, ruled_app
 from support.documents import blocks, section, text_of
 from support.jobs import Bus, answer_of, node_run, until
 from support.kinds import LONG_S
-from support.ruled_app import GATE
+from support.ruled_app import GATE, LEFT_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,6 +134,20 @@ async def test_a_node_is_cut_at_its_own_timeout(place: kinds.Place) -> None:
     assert (before.outcome, before.node) == (Outcome.TIMEOUT, "slow")
     assert 0.05 <= before.granted_s < LONG_S / 4  # extended where the machine was busy
     assert before.capped
+
+
+async def test_a_function_that_waited_for_a_thread_has_its_own_timeout(place: kinds.Place) -> None:
+    """What it reads when a thread takes it is not what the stage would grant."""
+    async with place.running(PLAN, threads=1) as bus:
+        with place.gate(GATE).closed() as gate:
+            first = bus.submit("function a")
+            await place.noted("in a")
+            waiting = bus.submit("left")
+            await until(lambda: waiting.history.waiting is not None)
+            gate.open()
+            await bus.ended(first, waiting)
+    assert 0 < float(answer_of(waiting) or b"0") < LEFT_S
+    assert node_run(waiting).capped
 
 
 async def test_a_blocked_loop_takes_no_slot_from_the_others(

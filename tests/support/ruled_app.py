@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 VARIABLE = "RULED_APP_FOLDER"
 GATE = "gate"
+LEFT_S = 9.0
+"""The timeout of the node ``left``, which answers what it has left."""
 
 
 def make(folder: Path) -> Pipeline:
@@ -42,6 +44,10 @@ def make(folder: Path) -> Pipeline:
     @app.node("slow", intents={"slow"}, timeout_ms=50)
     async def slow(_query: Query, _ctx: StageContext) -> None:
         await asyncio.sleep(3600)
+
+    @app.node("left", intents={"left"}, timeout_ms=LEFT_S * 1000)
+    def left(_query: Query, ctx: StageContext) -> float:
+        return ctx.timeout()
 
     @app.node("quick", intents={"slow", "quick"})
     async def quick(_query: Query, _ctx: StageContext) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -73,6 +74,30 @@ def test_attempts_follow_each_other() -> None:
         ("processing", "first", 25.0, 85.0),
         ("processing", "second", 90.0, 120.0),
     ]
+
+
+BUSY = stage(
+    "processing",
+    None,
+    "error",
+    node="second",
+    error_type="node_busy",
+    attempts=[
+        attempt("first", "first", "error", duration_ms=10, timeout_ms=60, waited_ms=20),
+        attempt("second", "failover", "error", waited_ms=100),
+    ],
+)
+
+
+def test_a_node_that_was_not_called_is_shown_after_its_wait() -> None:
+    """The wait for a slot is the node's, not a hole between the stages."""
+    timeline = Timeline(steps_of(result(stage("intent", 0, duration_ms=5, timeout_ms=50), BUSY)), 250, 140)
+    assert [(step.node, step.start_ms, step.end_ms) for step in timeline.steps[1:]] == [
+        ("first", 25.0, 35.0),
+        ("second", 135.0, 135.0),
+    ]
+    *_, line = drawn(timeline, 120)
+    assert re.fullmatch(r" +0 / 0 +\.+x +second, failover, node_busy", line)
 
 
 def test_attempts_before_a_skipped_stage() -> None:

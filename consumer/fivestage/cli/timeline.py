@@ -23,7 +23,7 @@ class Step(NamedTuple):
     duration_ms: float = 0.0
     limit_ms: float = 0.0
     waited_ms: float = 0.0
-    """For a thread, before the start."""
+    """Before the start: for a thread, a slot of the node, or a retry."""
     error_type: str | None = None
     note: str = ""
     """Why it was skipped."""
@@ -60,11 +60,16 @@ def _mark_offer(steps: list[Step], node: str | None) -> None:
 
 
 def _steps(stage: StageResult, last_ms: float | None, earliest_ms: float) -> list[Step]:
-    """List the attempts at a stage; the last one started at *last_ms*, unless the stage was skipped."""
+    """List the attempts at a stage; the last one started at *last_ms*, if it did.
+
+    A node that was not called counts as an attempt without a duration, after any wait for it.
+    """
     skipped = stage.outcome is Outcome.SKIPPED
     before = stage.attempts if skipped else stage.attempts[:-1]
     waits = [attempt.waited_ms for attempt in stage.attempts[1:]]
     gone = sum(attempt.duration_ms for attempt in before) + sum(waits)
+    if last_ms is None and not skipped and stage.attempts:
+        last_ms = earliest_ms + stage.attempts[0].waited_ms + gone
     start = earliest_ms if last_ms is None else max(earliest_ms, last_ms - gone)
     found: list[Step] = []
     for attempt in before:

@@ -121,7 +121,8 @@ def _failed(stage: StageResult) -> str:
 def _last(stage: StageResult) -> str:
     name, kind = _name(stage), stage.error_type or ""
     if kind in _NOT_CALLED and stage.node is not None:
-        return f"node {stage.node} {_NOT_CALLED[kind]}"
+        waited_ms = stage.attempts[-1].waited_ms if stage.attempts else 0.0
+        return f"node {stage.node} {_NOT_CALLED[kind]}" + (f" for {_ms(waited_ms)}" if waited_ms >= 1 else "")
     if stage.outcome is Outcome.TIMEOUT:
         return f"{name} did not end within the {_ms(stage.timeout_ms)} it was granted"
     if stage.outcome is Outcome.SKIPPED:

@@ -40,17 +40,17 @@ class NodeCalls(StageAttempts):
         if moved is not None:  # its call has a slot already
             run = moved if isinstance(moved, StageRun) else await moved
         else:
-            gate.extra.called(self._clock())
             run = await self._call_in_slot(spec, name, gate)
+            gate.extra.called(self._clock())
         while self._retriable and not (run.success or run.probe or on_trial or history.closed):
             pause_s = JITTER_S * random()  # noqa: S311 - no secret
             if not self._may_retry(spec, name, gate, pause_s):
                 break
             history.fail_over(run)
             self._separate()
-            self._retriable = False
+            self._retriable, since = False, self._clock()
             await self._pause(asyncio.sleep(pause_s), pause_s + FOREVER_S)
-            run = await self._call_in_slot(spec, name, gate, pause_s)
+            run = await self._call_in_slot(spec, name, gate, self._clock() - since)
         return run
 
     def _may_retry(self, spec: StageSpec, name: str, gate: Gate, pause_s: float) -> bool:
@@ -111,6 +111,7 @@ class NodeCalls(StageAttempts):
 
     def _busy(self, spec: StageSpec, name: str, limit: int) -> StageRun:
         """The run of a node that is not called because its slots stayed taken."""
+        self._trial_s = 0.0  # the next call is of another node
         text = f"node {name!r} is not called: {limit} calls of it run, its limit, and too little time is left"
         run = StageRun(spec, _ERROR, error=text, error_type="node_busy", node=name)
         run.attempt, run.waited_s = self._ctx.attempt, self._waited_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from fivestage.core.deadline import stage_grant
@@ -114,7 +115,9 @@ class StageAttempts(JobCalls):
             """Whether other calls of the node have failed, or not come back, during the wait."""
             return bool(node) and not on_trial and not routing.allows(node or "")
 
-        parked = Parked(spec, routing.stages[spec.sequence], ctx, self._times, now, is_barred)
+        rules = None if self._node is None or not node else self._node.rules
+        most_s = inf if rules is None else rules.timeout_s
+        parked = Parked(spec, routing.stages[spec.sequence], ctx, self._times, now, is_barred, most_s)
         parked.allow_partial = self._job.allow_partial
         waiting.parked, waiting.offers = parked, None if node is None else ctx
         waiting.call = parked.submit(self._threads, handler_of(self._app, self._ctx).call, self._job.query)

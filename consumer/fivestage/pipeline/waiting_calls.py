@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fivestage.core.deadline import stage_grant
@@ -62,6 +63,7 @@ class Parked:
         times: The query's times now.
         now: When the wait began (monotonic seconds).
         is_barred: Returns whether the node may not be called; called when a thread is free.
+        most_s: Seconds that the call may take, if the stage does not grant less.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Parked:
         times: Times,
         now: float,
         is_barred: Callable[[], bool],
+        most_s: float = inf,
     ) -> None:
         self._spec = spec
         self._routing = routing
@@ -79,6 +82,7 @@ class Parked:
         self._times = times
         self._since = now
         self._is_barred = is_barred
+        self._most_s = most_s
         self._notify: Callable[[], None] | None = None
         self.allow_partial = False
         """See ``stage_grant``."""
@@ -143,7 +147,7 @@ class Parked:
         if skipped is None and left_s < needed_s:  # else call after call would start and time out
             left, needed = f"{left_s * 1000:.0f} ms were left", f"it takes {needed_s * 1000:.0f}"
             skipped = f"{left} when a thread was free, {needed}"
-        return Start(now, times, granted_s, skipped, self._is_barred())
+        return Start(now, times, min(granted_s, self._most_s), skipped, self._is_barred())
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -142,6 +142,14 @@ def test_an_error_names_node_and_class(error_type: str, expected: str) -> None:
     assert stage.stage_type is PROCESSING
 
 
+def test_a_node_without_a_free_slot_names_the_wait() -> None:
+    """How long the query waited for it."""
+    busy = run_of(PROCESSING, ERROR, node="pricing", error_type="node_busy")
+    busy.waited_s = 0.14
+    result = published(concluded(history_of([*ended([SUCCESS] * 2), busy])))
+    assert why(result).endswith("no slot of its limit, was free for 140 ms")
+
+
 def test_a_degraded_answer_names_what_is_missing() -> None:
     """The stages without success, in order."""
     result = published(concluded(history_of(ended([SUCCESS, SUCCESS, SUCCESS, TIMEOUT, SKIPPED]))))

@@ -111,6 +111,25 @@ def test_attempts_are_in_order_with_their_times() -> None:
     assert found["where"] == "a.py:1"
 
 
+def test_a_retry_is_named_with_its_wait() -> None:
+    """Each attempt says why it was made; the first attempt at the next stage is a first one again."""
+    recent, history = RecentQueries(show_text=False), history_of(ended([SUCCESS] * 2))
+    for number, node in enumerate(("a", "a", "b"), start=1):
+        failed = run_of(PROCESSING, ERROR, node=node, attempt=number, at=STARTED_AT + number * 0.01)
+        failed.waited_s = 0.004 * number
+        history.fail_over(failed)
+    recent.look(envelope(query_id="q"), concluded(history), CANARY)
+    [kept] = recent.newest_first()
+    attempts = [(one["stage"], one["kind"], one["waited_ms"]) for one in kept.document()["attempts"][1:6]]
+    assert attempts == [
+        ("decision", "first", 0.0),
+        ("processing", "first", 4.0),
+        ("processing", "retry", 8.0),
+        ("processing", "failover", 12.0),
+        ("validation", "first", 0.0),
+    ]
+
+
 def test_the_slowest_answers_are_kept() -> None:
     """Of many slow ones the slowest, whichever came first; they are forgotten after ten minutes."""
     recent = RecentQueries(show_text=False)

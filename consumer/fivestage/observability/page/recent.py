@@ -104,7 +104,7 @@ def _attempt(one: Attempt, ruler: Ruler) -> Element:
         if (limit := ruler.tick(start_ms + one["limit_ms"])) is not None:
             marks.append(limit)
     error = one["error_type"] if one["error_type"] != one["outcome"] else None
-    again = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
+    again = f", {one['kind']}" if one["attempt"] > 1 else ""
     return el(
         "tr",
         el("th", one["stage"], el("small", " ", name((one["node"] or "") + again)), scope="row"),

@@ -214,9 +214,13 @@ class Attempt(TypedDict):
     stage: str
     node: str | None
     attempt: int
+    kind: str
+    """``first``, ``retry`` of the same node, ``failover`` to another, ``resumed`` elsewhere."""
     outcome: str
     start_ms: float | None
     """None if it was not run."""
+    waited_ms: float
+    """Before the start: for a thread, a slot of the node, or a retry."""
     duration_ms: float
     limit_ms: float
     error_type: str | None
