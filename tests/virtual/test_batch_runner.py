@@ -414,6 +414,23 @@ async def test_code_that_blocks_the_loop_costs_the_other_queries_no_answer() -> 
     assert str(result(bus, "a").status) == "success"
 
 
+async def test_queries_that_wait_for_a_batch_get_back_the_time_that_other_code_took() -> None:
+    """Their stages had no time while the loop was blocked, so it does not end them."""
+    node = Batches(0.005)
+    app = app_of(node, max_wait_ms=20)
+
+    @app.node("blocks", intents={"blocks"})
+    async def blocks(_query: Any, _ctx: Any) -> None:
+        block(0.13)
+
+    async with bus_of(app) as bus:
+        bus.put(query("a"))
+        await put(bus, "b", text="blocks")
+        await finish(bus, 2)
+        assert now() == pytest.approx(0.135, abs=1e-3)
+    assert str(result(bus, "a").status) == "success"
+
+
 async def test_two_loops_have_two_queues() -> None:
     """The queue belongs to the loop: an app used by one loop after the other starts afresh."""
     node = Batches()

@@ -25,7 +25,7 @@ class BatchQueue(Generic[T]):
         max_wait_s: How long an item waits for others while no batch runs.
     """
 
-    __slots__ = ("_max_size", "_max_wait_s", "_numbers", "_since", "_waiting", "cost")
+    __slots__ = ("_added", "_max_size", "_max_wait_s", "_numbers", "_waiting", "cost")
 
     def __init__(self, max_size: int, max_wait_s: float) -> None:
         self._max_size = max_size
@@ -33,8 +33,8 @@ class BatchQueue(Generic[T]):
         self._numbers = count()
         self._waiting: list[tuple[float, int, T]] = []
         """Deadline, number and item, sorted; numbers are unique, so items are never compared."""
-        self._since: dict[int, float] = {}
-        """When each waiting item was added, by number; the oldest first."""
+        self._added: dict[int, tuple[float, float]] = {}
+        """When each waiting item was added, and its deadline, by number; the oldest first."""
         self.cost = BatchCost()
         """Learns from the batches that have ended."""
 
@@ -48,15 +48,21 @@ class BatchQueue(Generic[T]):
         """Add an item; returns its number, for ``remove``."""
         number = next(self._numbers)
         insort(self._waiting, (deadline, number, item), key=_order)
-        self._since[number] = now
+        self._added[number] = now, deadline
         return number
 
-    def remove(self, number: int, deadline: float) -> bool:
+    def remove(self, number: int) -> bool:
         """Remove an item before it is in a batch; False if it does not wait any more."""
-        if self._since.pop(number, None) is None:
+        added = self._added.pop(number, None)
+        if added is None:
             return False
-        del self._waiting[bisect_left(self._waiting, (deadline, number), key=_order)]
+        del self._waiting[bisect_left(self._waiting, (added[1], number), key=_order)]
         return True
+
+    def postpone(self, lost_s: float) -> None:
+        """Move all deadlines by the time that was lost because other code blocked the loop."""
+        self._waiting = [(deadline + lost_s, number, item) for deadline, number, item in self._waiting]
+        self._added = {number: (at, deadline + lost_s) for number, (at, deadline) in self._added.items()}
 
     @property
     def due_at(self) -> float:
@@ -67,7 +73,8 @@ class BatchQueue(Generic[T]):
         if size >= self._max_size:
             return -inf
         last_start = self._waiting[0][0] - MARGIN * self.cost.predicted_s(size) - SLACK_S
-        return min(next(iter(self._since.values())) + self._max_wait_s, last_start)
+        oldest_at, _ = next(iter(self._added.values()))
+        return min(oldest_at + self._max_wait_s, last_start)
 
     def take(self, now: float) -> tuple[list[T], list[T]]:
         """Remove the next batch, the earliest deadline first; and the items that it would answer too late.
@@ -104,7 +111,7 @@ class BatchQueue(Generic[T]):
         taken = self._waiting[:size]
         del self._waiting[:size]
         for _, number, _ in taken:
-            del self._since[number]
+            del self._added[number]
         return [item for _, _, item in taken]
 
 

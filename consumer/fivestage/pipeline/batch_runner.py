@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage._asyncio import CLEAN_UP_S
@@ -15,7 +16,7 @@ from fivestage.core.batch_queue import BatchQueue
 from fivestage.core.exception_origin import keep_frames
 from fivestage.pipeline.batch import BatchContext, BatchItem
 from fivestage.pipeline.batch_call import BatchCall, outcomes_of
-from fivestage.pipeline.bounded_call import FOREVER_S, BoundedCall, Bounds, as_coroutine
+from fivestage.pipeline.bounded_call import FOREVER_S, LATE_S, BoundedCall, Bounds, as_coroutine
 from fivestage.pipeline.call_result import NodeBusyError
 from fivestage.pipeline.running_call import context_of, running_call
 
@@ -139,9 +140,14 @@ class BatchRunner:
         return value
 
     def _proceed(self) -> None:
-        """Start the next batch if it is due, drop what would be late, and set the timer for the next time."""
+        """Start the next batch if it is due, drop what would be late, and set the timer for the next time.
+
+        A late timer means that other code has blocked the loop: then a stage gets back the time it lost.
+        """
         loop = asyncio.get_running_loop()
         queue, now = self._queue, loop.time()
+        if self._timer is not None and now - self._timer.when() > LATE_S:
+            queue.postpone(now - self._timer.when())
         while self._running is None and queue.due_at <= now + EARLY_S:
             members, hopeless = queue.take(now)
             _drop(hopeless)
@@ -150,16 +156,15 @@ class BatchRunner:
                 self._start(members, now)
         if self._running is not None and queue.hopeless_at <= now + EARLY_S:
             _drop(queue.drop_hopeless(now + EARLY_S))
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if queue:
-            at = queue.due_at if self._running is None else queue.hopeless_at
-            self._timer = loop.call_at(at, self._on_timer)
+        self._set_timer(loop, queue.due_at if self._running is None else queue.hopeless_at)
 
-    def _on_timer(self) -> None:
-        self._timer = None  # a timer refers to its loop, which must not live as long as this does
-        self._proceed()
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        """Call ``_proceed`` at that time; never if it is infinite."""
+        if self._timer is not None:
+            if self._timer.when() == at:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self._proceed) if at < inf else None
 
     def _start(self, members: list[Waiting], now: float) -> None:
         batch = self._running = RunningBatch(members, now)
@@ -207,7 +212,12 @@ class BatchRunner:
             share.pass_to(one.end_from_thread)
             if one.running is not None:
                 one.running.call = share
-        batch.members[0].context.run(call.submit, self._handler.call, items, ctx)
+        try:
+            batch.members[0].context.run(call.submit, self._handler.call, items, ctx)
+        except RuntimeError as closed:  # the executor stops
+            for one in batch.members:
+                one.end((None, closed))
+            self._running = None
 
     async def _leave(self, one: Waiting) -> None:
         """End the wait of a query; the last one to leave a batch cancels it, and waits for its clean-up.
@@ -216,7 +226,7 @@ class BatchRunner:
         """
         batch = one.batch
         if batch is None:
-            self._queue.remove(one.number, one.item.deadline)
+            self._queue.remove(one.number)
             return
         batch.leave(one)
         if batch.call is not None:

@@ -203,11 +203,11 @@ class Pipeline(ResourceDeclarations):
             ...     return [len(item.query.user_input) for item in items]
         """
         taken, excused = checked_arguments(name, intents, not_failures)
-        batch = checked_batch(name, max_size, max_wait_ms)
         check = Handler.of(f"{name}.validate", validate) if validate else None
 
         def declare(function: BatchFunction) -> BatchFunction:
-            self._register(name, Node(batch_handler(name, function, batch), taken, check, excused=excused))
+            handler = batch_handler(name, function, checked_batch(name, max_size, max_wait_ms))
+            self._register(name, Node(handler, taken, check, excused=excused))
             return function
 
         return declare

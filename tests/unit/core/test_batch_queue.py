@@ -42,8 +42,8 @@ def test_the_oldest_item_waits_for_max_wait() -> None:
     first = queue.put(5.0, 5.0, 1.0)
     queue.put(4.0, 4.0, 2.0)
     assert queue.due_at == 1.0 + MAX_WAIT_S
-    assert queue.remove(first, 5.0)
-    assert not queue.remove(first, 5.0)
+    assert queue.remove(first)
+    assert not queue.remove(first)
     assert queue.due_at == 2.0 + MAX_WAIT_S
 
 
@@ -91,6 +91,16 @@ def test_behind_a_running_batch_the_hopeless_ones_are_dropped() -> None:
     assert queue.hopeless_at == pytest.approx(0.04)
 
 
+def test_lost_time_is_given_back() -> None:
+    """All deadlines move by the same time; items can still be removed."""
+    queue = queue_of(0.02, 0.03)
+    number = queue.put(0.04, 0.04, 0.0)
+    queue.postpone(0.1)
+    assert queue.drop_hopeless(0.11) == []
+    assert queue.remove(number)
+    assert queue.take(0.11) == ([0.02, 0.03], [])
+
+
 @given(
     st.integers(1, 8),
     st.lists(
@@ -117,7 +127,7 @@ def test_whatever_happens_no_item_is_lost_or_taken_twice(
             numbers[item] = queue.put(item, item[0], now)
         elif step == "remove" and numbers:
             item = list(numbers)[int(value * 1000) % len(numbers)]
-            left[item] += queue.remove(numbers[item], item[0])
+            left[item] += queue.remove(numbers[item])
         elif step == "drop":
             dropped = queue.drop_hopeless(now)
             assert all(deadline <= now + queue.cost.certain_s(1) for deadline, _ in dropped)
