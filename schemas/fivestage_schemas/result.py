@@ -52,7 +52,7 @@ class PipelineResult(Event):
     validated: bool | None = None
     """Whether validation accepted the answer; null if it did not decide."""
     partial: bool = False
-    """The answer is the last one that a node offered, not the final one: processing did not end in time."""
+    """The answer is the last one that a node offered, not the final one: processing did not succeed."""
     error: str | None = None
     """What went wrong, for people."""
     error_type: str | None = None
