@@ -94,7 +94,7 @@ async def test_a_server_that_is_not_there() -> None:
             await parts_of(client, "say no")
 
 
-def app_of(url: str, **options: Any) -> Pipeline:
+def app_of(url: str, *, has_rules: bool = True, **options: Any) -> Pipeline:
     """An app with a node that asks the server, and one that is called when that fails."""
     app = Pipeline(builtins=False)
 
@@ -108,7 +108,7 @@ def app_of(url: str, **options: Any) -> Pipeline:
 
     add_llm_node(app, "assistant", ChatModel(base_url=url, model="m"), intents={"question"}, **options)
 
-    @app.node("rules", intents={"question"})
+    @app.node("rules", intents={"question" if has_rules else "other"})
     async def rules(_query: Query, _ctx: StageContext) -> dict[str, Any]:
         return {"answer": "by rule", "confidence": 0.1}
 
@@ -180,7 +180,7 @@ async def test_a_question_that_the_model_does_not_take(server: ChatServer) -> No
 
 async def test_a_partial_answer(server: ChatServer) -> None:
     """What was streamed until the limit of the stage is the answer of the result that came too late."""
-    result = await ask(app_of(server.url, retries=0), "stall four and twenty", processing_ms=300)
+    result = await ask(app_of(server.url, has_rules=False), "stall four and twenty", processing_ms=300)
     assert (result.status, result.partial, result.answer) == (
         PipelineStatus.TIMEOUT, True, "four and twenty",
     )  # fmt: skip

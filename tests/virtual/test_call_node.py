@@ -162,3 +162,12 @@ async def test_a_def_runs_in_a_thread() -> None:
         await call_node(app, "qa", "fail", budget_ms=5000)
     with pytest.raises(ValueError, match="on the loop"):
         await call_node(app, "qa", "later", budget_ms=5000)
+
+
+async def test_a_node_with_settings() -> None:
+    """The settings of the node are given as for an Orchestrator."""
+
+    async def seen(_query: Query, ctx: StageContext) -> Any:
+        return ctx.settings["most"]
+
+    assert (await call_node(app_of(seen), "qa", "x", nodes={"qa": {"most": 3}})).data == 3

@@ -75,6 +75,8 @@ async def _ask(app: Pipeline, settings: Settings, event: QueryEvent) -> Pipeline
         plan=settings.pipeline.plan(),
         threads=settings.executor.threads,
         start_timeout_ms=settings.executor.start_timeout_ms,
+        nodes=settings.for_nodes(app),
+        deadline_header=settings.outbound.deadline_header,
     )
     asyncio.get_running_loop().set_default_executor(DefaultExecutor(orchestrator.threads))
     async with orchestrator:

@@ -34,6 +34,7 @@ async def call_node(
     lane: str = "prod",
     context: Mapping[str, Any] | None = None,
     intent: str | None = None,
+    nodes: Mapping[str, Any] | None = None,
 ) -> StageResult:
     """Call one node as the processing stage does: with its limit, its threads and the app's resources.
 
@@ -48,6 +49,7 @@ async def call_node(
         lane: The query's lane.
         context: A JSON object for ``query.context``.
         intent: The intent in ``ctx.results``; by default one that the node takes.
+        nodes: The settings of the node and of resources; see ``Orchestrator``.
 
     Returns:
         The result of the stage: ``outcome`` is ``success``, with what the node returned as ``data``, or
@@ -75,7 +77,7 @@ async def call_node(
     alone = _OneNode(app, name, intent)
     limits = {StageType.PROCESSING: budget_ms}
     plan = Plan.of(total_timeout_ms=budget_ms + OTHERS_MS, stage_timeouts_ms=limits)
-    async with Orchestrator(alone, plan=plan, start_timeout_ms=START_TIMEOUT_MS) as orchestrator:
+    async with Orchestrator(alone, plan=plan, start_timeout_ms=START_TIMEOUT_MS, nodes=nodes) as orchestrator:
         result = await orchestrator.process_query(user_input, lane=lane, context=context)
     stage = next(one for one in result.stages if one.stage_type is StageType.PROCESSING)
     if stage.outcome is not Outcome.ERROR:

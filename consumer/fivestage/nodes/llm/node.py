@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     Messages = Sequence[Mapping[str, Any]]
     Prompt = Callable[[Query, StageContext], Messages | Awaitable[Messages]]
+
+
+LATER_MS: Final = 50.0
+"""Milliseconds after the end of the stage at which the client gives up by itself."""
 
 
 def add_llm_node(
@@ -89,7 +93,9 @@ def add_llm_node(
         messages = await _messages(prompt, query, ctx)
         headers = ctx.headers() if pass_headers else None
         text = ""
-        answer = ctx.use(resource).stream(messages, timeout_s=ctx.timeout(), headers=headers)
+        # The stage ends first, and what was offered counts: the client's own timeout would discard it.
+        timeout_s = ctx.timeout(reserve_ms=-LATER_MS)
+        answer = ctx.use(resource).stream(messages, timeout_s=timeout_s, headers=headers)
         async with aclosing(answer) as parts:
             async for part in parts:
                 text += part
