@@ -18,8 +18,9 @@ SLOW_FACTOR: Final = 1.3
 LAST_STEPS: Final = 2
 """Loads beyond the one that gives most, after which the measurement ends."""
 LATE_MS: Final = 50.0
-"""Milliseconds behind its plan from which the generator, not the app, may be what is measured. One that is too
-slow falls further and further behind; one that waited once for a core does not."""
+"""Milliseconds behind its plan from which the generator, not the app, may be what is measured.
+
+A generator that is too slow falls further and further behind; one that waited once for a core does not."""
 
 
 @dataclass
