@@ -122,7 +122,7 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([step(10, 10)], "Did not break up to 10/s"),
         ([step(10, 0, expired=10)], "No query was answered in time"),
-        ([step(10, 10, behind_ms=70.0)], "up to 70 ms later than planned"),
+        ([step(10, 10, behind_ms=70.0)], "70 ms or more later than planned"),
     ],
 )
 def test_other_verdicts(steps: Sequence[Step], words: str, capsys: pytest.CaptureFixture[str]) -> None:

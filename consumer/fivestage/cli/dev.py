@@ -13,7 +13,7 @@ import typer
 
 from fivestage.cli.common import ConfigOption, errors_as_one_line, load_settings
 from fivestage.cli.run import LogLevel, harden_process
-from fivestage.errors import InvalidAppError
+from fivestage.errors import ConfigurationError, InvalidAppError
 
 if TYPE_CHECKING:
     from fivestage.pipeline.pipeline import Pipeline
@@ -33,7 +33,7 @@ def dev(
     ] = DEFAULT_PORT,
     watch: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, help="A further package, folder or file to watch; may be repeated."),
+        typer.Option(help="A further package, folder or file to watch; may be repeated."),
     ] = None,
     show_text: Annotated[  # noqa: FBT002
         bool, typer.Option("--show-text", help="Log the messages of exceptions, which may hold query text.")
@@ -58,6 +58,9 @@ def dev(
 
     with errors_as_one_line(interrupted=0):
         check_installed()
+        for path in watch or ():
+            if not path.exists():
+                raise ConfigurationError(f"--watch {path}: there is no such file or folder")
         settings = load_settings(config)
         texts = show_text or settings.logging.show_text
         style = "text" if settings.logging.format == "auto" else settings.logging.format

@@ -202,6 +202,24 @@ def test_frames_of_a_failure(tmp_path: Path, kind: str, arguments: tuple[str, ..
         assert "secret-local" not in str(dev.log)
 
 
+@both_kinds
+def test_code_that_does_not_end(tmp_path: Path, kind: str) -> None:
+    """A mended node is called at once, although the earlier code of that name still computes."""
+    endless = PARTS.format("one").replace("return word", "while True: pass")
+    settings = {"executor.kind": kind, "executor.stall_ms": 200, "pipeline.total_timeout_ms": 1000}
+    with Developed(tmp_path, settings, parts=endless) as dev:
+        dev.ready()
+        dev.ask("hello", 3)
+        dev.results()
+        dev.say("two")
+        dev.wait_for("reloaded")
+        last = dev.ask()[0]
+        assert dev.results()[last]["node"] == "word"
+        if kind == "thread":
+            assert dev.wait_for("code of the replaced app runs on")["nodes"] == ["word"]
+        assert dev.end() == 0
+
+
 def test_broken_from_the_start(tmp_path: Path) -> None:
     """A file that is broken at the start is waited for, with its traceback."""
     with Developed(tmp_path, parts="WORD = \n") as dev:

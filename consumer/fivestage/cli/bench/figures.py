@@ -18,7 +18,9 @@ SLOW_FACTOR: Final = 1.3
 LAST_STEPS: Final = 2
 """Loads beyond the one that gives most, after which the measurement ends."""
 LATE_MS: Final = 50.0
-"""Milliseconds behind its plan from which the generator, not the app, may be what is measured."""
+"""Milliseconds behind its plan from which the generator, not the app, may be what is measured.
+
+A generator that is too slow falls further and further behind; one that waited once for a core does not."""
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Step:
     """Of the queries that ran: the time in which none of their stages did."""
     stage_outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     behind_ms: float = 0.0
-    """How far the generator was behind its plan, at most."""
+    """How far the generator was behind its plan, in the median."""
 
     @property
     def in_time_rate(self) -> float:

@@ -12,6 +12,7 @@ import itertools
 import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -115,13 +116,15 @@ class _Load:
         self._due.clear()
         count, began = max(1, round(rate * seconds)), time.time()
         sent: list[asyncio.Future[Any]] = []
+        behind_ms: list[float] = []
         while step.sent < count:
             now = time.time()
             while step.sent < count and (due := began + step.sent / rate) <= now:
-                step.behind_ms = max(step.behind_ms, (now - due) * 1000)
+                behind_ms.append((now - due) * 1000)
                 sent.append(await self._send(due))
                 step.sent += 1
             await asyncio.sleep(NAP_S)
+        step.behind_ms = median(behind_ms)
         await acknowledged(sent)
         ends_at = time.monotonic() + self.budget_ms / 1000 + GRACE_S
         while self._due and time.monotonic() < ends_at:  # noqa: ASYNC110 - another task takes them out

@@ -152,7 +152,7 @@ def _sentences(steps: Sequence[Step]) -> Iterator[Text | str]:
         )
     if found.generator_was_late:
         yield (
-            f"The load came up to {max(step.behind_ms for step in steps):.0f} ms later than planned: the "
-            "machine is busy, or the generator at its limit. The app may take more."
+            f"Half of a load came {max(step.behind_ms for step in steps):.0f} ms or more later than planned: "
+            "the generator is at its limit, or the machine busy. The app may take more."
         )
     yield "Generator, embedded broker and service share this machine: elsewhere the figures differ."
