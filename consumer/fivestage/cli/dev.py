@@ -100,6 +100,7 @@ def _first_app(target: str, sources: Sources) -> Pipeline:
 
 async def _serve(settings: Settings, app: Pipeline, target: str, sources: Sources, port: int) -> int:
     """Run broker and service until the service ends; return its exit code."""
+    from fivestage.cli.check.findings import find
     from fivestage.kafka.embedded_broker import EmbeddedBroker
     from fivestage.service import entry
     from fivestage.service.reload import Reloading
@@ -110,7 +111,11 @@ async def _serve(settings: Settings, app: Pipeline, target: str, sources: Source
             _on_broker(settings, broker.bootstrap),
             app,
             target,
-            Reloading(sources, lambda port: _announce(settings, sources, broker.bootstrap, port)),
+            Reloading(
+                sources,
+                lambda port: _announce(settings, sources, broker.bootstrap, port),
+                check=lambda app: find(app).errors,
+            ),
         )
         return await entry.serve(service)
 
