@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import time
@@ -52,6 +51,8 @@ def dev(
     Example: `fivestage dev myapp:app --watch prompts --show-text`
     """
     harden_process()
+    import asyncio
+
     from fivestage.kafka.embedded_broker import check_installed
     from fivestage.observability import logging
     from fivestage.service.sources import Sources

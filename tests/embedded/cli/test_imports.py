@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HEAVY = {
     "aiohttp", "aiokafka", "asyncio", "confluent_kafka", "cramjam", "opentelemetry.sdk", "prometheus_client",
     "pydantic", "pydantic_settings", "rich", "rich.live", "rich.markdown", "structlog", "fivestage.dispatch",
-    "fivestage.executors", "fivestage.pipeline", "fivestage.service",
+    "fivestage.executors", "fivestage.pipeline.pipeline", "fivestage.service",
 }  # fmt: skip
 """Each takes 10 ms of CPU or more, or holds what does."""
 HELP = {"rich", "rich.markdown"}
@@ -34,10 +34,10 @@ MAY_IMPORT = {
     "config check": SETTINGS,
     "explain a --file /dev/null": OPTIONS | {"asyncio", "rich"},
     "produce a --bootstrap 127.0.0.1:1": SETTINGS
-    | {"aiokafka", "cramjam", "fivestage.pipeline", "rich", "structlog"},
+    | {"aiokafka", "cramjam", "fivestage.pipeline.pipeline", "rich", "structlog"},
     "new shop": OPTIONS,
-    "check small:app": OPTIONS | {"asyncio", "fivestage.pipeline", "rich"},
-    "ask small:app hello": SETTINGS | {"fivestage.pipeline", "rich", "structlog"},
+    "check small:app": OPTIONS | {"asyncio", "fivestage.pipeline.pipeline", "rich"},
+    "ask small:app hello": SETTINGS | {"fivestage.pipeline.pipeline", "rich", "structlog"},
 }
 APP = "from fivestage import Pipeline\napp = Pipeline()\n"
 CODE = """
