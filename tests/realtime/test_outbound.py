@@ -13,7 +13,7 @@ from aiohttp import web
 
 from fivestage import Orchestrator, Plan
 from fivestage.core.job import Job
-from fivestage.core.trace_context import TraceContext
+from fivestage.core.trace_context import TraceContext, call_number, span_id_of
 from fivestage.executors import ThreadExecutor
 from fivestage.executors.process.executor import ProcessExecutor
 from fivestage.pipeline.context import Query
@@ -169,8 +169,9 @@ async def test_every_client_passes_deadline_and_trace_on(executor: Executor, ser
         assert headers["tracestate"] == "vendor=1"
         assert "baggage" not in headers
         assert not any("q-17" in value for value in headers.values())
-    assert len(spans) == 1, "the calls are of the same stage of their queries"
-    assert TRACE.span_id not in spans
+    process, processing = int(TRACE.span_id, 16), 2
+    attempts = [call_number(processing, attempt) for attempt in (1, 2, 3)]  # a busy machine restarts some
+    assert spans <= {f"{span_id_of(process, number):016x}" for number in attempts}
     assert not servers.headers["chat"].keys() & {DEADLINE, "traceparent", "tracestate"}
 
 

@@ -59,7 +59,8 @@ def test_an_output_topic_is_deleted_under_load(kafka: RealBroker, make_topics: M
         gone = (503, f"topic {topics.stage_results!r} does not exist any more\n")
         until(lambda: get(port_of(service), "/readyz") == gone, "unready")
         at_most = len(read_all(kafka.bootstrap, topics.results))  # brokers delete some time after they say so
-        wait_for_results(kafka.bootstrap, topics.results, min(at_most + 300, count))
+        # Not many more: the busier the machine is, the more queries wait for their stage results already.
+        wait_for_results(kafka.bootstrap, topics.results, min(at_most + 50, count))
         assert sum(committed(kafka.bootstrap, topics.prefix, topics.queries).values()) <= at_most
         assert get(port_of(service), "/livez") == (200, "ok\n")
         operator.create_topic(topics.stage_results, 4)
