@@ -20,16 +20,17 @@ def answer_of(data: Any) -> tuple[Any, float | None]:
     return answer, min(1.0, max(0.0, float(confidence)))
 
 
-def offer_of(answer: Any, confidence: float | None, *, node: str | None, max_bytes: int | None) -> Offer:
+def offer_of(answer: Any, confidence: Any, *, node: str | None, max_bytes: int | None) -> Offer:
     """Encode an answer that a node offers, which may be anything that a node may return.
+
+    Compiled, arguments of narrower types would be refused before they are checked here.
 
     Raises:
         TypeError: it has no JSON form, or *confidence* is no number.
         ValueError: it takes more than *max_bytes* as JSON.
     """
-    untyped: Any = confidence
-    if untyped is not None and (isinstance(untyped, bool) or not isinstance(untyped, Real)):
-        raise TypeError(f"confidence must be a number from 0 to 1, got {type(untyped).__name__}")
+    if confidence is not None and (isinstance(confidence, bool) or not isinstance(confidence, Real)):
+        raise TypeError(f"confidence must be a number from 0 to 1, got {type(confidence).__name__}")
     answer, stated = answer_of(answer)
     _, answer_json = as_json(answer, max_bytes)
     if answer_json is None:
