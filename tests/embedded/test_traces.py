@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from support import traced_app
 from support.checker import json_of, read_all
 from support.embedded import Broker, patient
 from support.feeder import event, write
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.broker
 PARENT = "00f067aa0ba902b7"
 LIMITS = patient(processing_ms=1000)
 """Only the node that waits for ever reaches a limit, also on a busy machine."""
-APP = Path(traced_app.__file__)
+APP = Path(__file__).parents[1] / "support" / "traced_app.py"
 BEFORE = ["  stage intent", "  stage decision"]
 AFTER = ["  stage validation", "  stage reflection", "  send {} PRODUCER"]
 
@@ -97,7 +96,7 @@ def traced(request: pytest.FixtureRequest) -> Iterator[Traced]:
             "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "50",
-            traced_app.URL: f"{collector.url}/called",
+            "TRACED_APP_URL": f"{collector.url}/called",
         }
         app = "support.traced_app:app"
         with ServiceProcess(

@@ -1,4 +1,7 @@
-"""Nodes that say in which span they run: ``fivestage run support.traced_app:app``."""
+"""Nodes that say in which span they run: ``fivestage run support.traced_app:app``.
+
+Tests do not import this module: it instruments every client of its process.
+"""
 
 from __future__ import annotations
 
