@@ -1,4 +1,4 @@
-"""What authors may declare about the calls of a node, and what they are told to write instead."""
+"""What authors may declare about the calls of a node, and what the error says to write instead."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry import baggage, context, trace
+from pydantic import BaseModel
 
-from fivestage import ConfigurationError, Orchestrator, Pipeline
+from fivestage import BatchContext, BatchItem, ConfigurationError, Orchestrator, Pipeline
 from fivestage.core.job import Job
 from fivestage.core.plan import Plan
 from fivestage.core.trace_context import TraceContext
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fivestage import StageContext
+
+
+class Model(BaseModel):
+    """Settings of a node."""
+
+    most: int
+
 
 DEADLINE = "x-envoy-upstream-rq-timeout-ms"
 TRACE_ID, PARENT = "a" * 32, "b" * 16
@@ -113,6 +121,19 @@ async def test_headers_are_the_callers_own_to_change() -> None:
         return ctx.headers()
 
     assert await seen(look) == {DEADLINE: "115"}
+
+
+async def test_a_batch_passes_them_on_too() -> None:
+    """The context of a batch has the time of its last item, the trace's headers, and the node's settings."""
+    app = Pipeline(builtins=False)
+
+    @app.batch_node("looks", intents={"general"}, max_wait_ms=0, settings=Model)
+    async def looks(items: list[BatchItem], ctx: BatchContext) -> list[Any]:
+        return [{"answer": [ctx.timeout(), ctx.headers(), ctx.settings.most]} for _ in items]
+
+    orchestrator = Orchestrator(app, deadline_header="time-left", nodes={"looks": {"most": 3}})
+    result = await orchestrator.process_query("hello there")
+    assert result.answer == [pytest.approx(0.115), {"time-left": "115"}, 3]
 
 
 @pytest.mark.parametrize(

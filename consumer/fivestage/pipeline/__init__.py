@@ -1,9 +1,9 @@
 """The API of authors, and how a query runs through its five stages.
 
-Authors use ``pipeline``, ``node``, ``batch``, ``context`` and ``resource`` (declared by
-``resource_declarations``, opened and closed by ``resource_manager``); ``matriz`` adapts foreign node objects,
-and ``loader`` imports an app. ``settings`` is the section ``nodes`` of the settings; ``node_settings`` checks
-it (``setting_errors``) for nodes and resources.
+Authors use ``pipeline``, to which ``node_declarations`` and ``resource_declarations`` belong, ``node``,
+``batch``, ``resource``, and ``context`` (``outbound`` is for their clients). ``resource_manager`` opens and
+closes resources, ``matriz`` adapts foreign node objects, ``loader`` imports an app. ``settings`` is the
+section ``nodes`` of the settings; ``node_settings`` checks it (``setting_errors``) for nodes and resources.
 
 A query runs in ``orchestrator``: ``stage_runner`` takes the stages in order and fails over between nodes
 (``node_choice``), ``stage_attempt`` calls one stage's function (``stage_call``) within its limit

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from fivestage.core.deadline import DEADLINE_HEADER
 from fivestage.errors import InvalidAppError
 from fivestage.pipeline.context import NoResources, NoThreads, OpenResources, Query, Threads, find_open
 from fivestage.pipeline.node import Batch, Handler, check_function, is_coroutine_function
+from fivestage.pipeline.outbound import Outbound
 
 if TYPE_CHECKING:
     from fivestage.pipeline.resource import Resource
@@ -49,7 +51,7 @@ class BatchItem:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchContext:
+class BatchContext(Outbound):
     """What the items of a batch share: time, threads and resources. A test makes one: ``BatchContext()``."""
 
     deadline: float = inf
@@ -62,10 +64,17 @@ class BatchContext:
     """Used by ``run_sync``."""
     resources: OpenResources = field(default_factory=NoResources, repr=False)
     """Used by ``use``."""
+    deadline_header: str = field(default=DEADLINE_HEADER, repr=False)
+    """Used by ``headers``; empty = the deadline is not passed on."""
 
     def remaining_ms(self) -> float:
-        """Milliseconds left for the item that has most time, 0.0 or more; a good timeout for a client."""
+        """Milliseconds left for the item that has most time, 0.0 or more."""
         return max(0.0, (self.deadline - self.clock()) * 1000)
+
+    @property
+    def settings(self) -> Any:
+        """The settings of the node, ``[nodes.NAME]``: an instance of the node's model, or a mapping."""
+        return self.resources.settings_of(self.node)
 
     async def run_sync(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a blocking function in a thread; see ``StageContext.run_sync``.

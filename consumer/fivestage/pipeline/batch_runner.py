@@ -37,21 +37,22 @@ class Waiting:
     """A query that waits in the queue, or for its batch."""
 
     __slots__ = (
-        "batch", "bounds", "context", "future", "history", "item", "number", "resources", "running",
-        "threads",
+        "batch", "bounds", "context", "deadline_header", "future", "history", "item", "number", "resources",
+        "running", "threads",
     )  # fmt: skip
 
     def __init__(
         self,
         item: BatchItem,
         threads: ThreadPool,
-        resources: OpenResources,
+        ctx: StageContext,
         history: StageHistory,
         bounds: Bounds,
     ) -> None:
         self.item = item
         self.threads = threads
-        self.resources = resources
+        self.resources: OpenResources = ctx.resources
+        self.deadline_header = ctx.deadline_header
         self.history = history
         self.running: RunningStage | None = history.running
         self.bounds = bounds
@@ -174,7 +175,9 @@ class BatchRunner:
         probes = [one for one in members if one.running is not None and one.running.probe]
         (probes or members)[-1].report_as_counted()
         first, ends_at = members[0], members[-1].item.deadline
-        ctx = BatchContext(ends_at, first.bounds.clock, self._name, first.threads, first.resources)
+        ctx = BatchContext(
+            ends_at, first.bounds.clock, self._name, first.threads, first.resources, first.deadline_header
+        )
         items = [one.item for one in members]
         if self._is_async:
             run = self._run(batch, items, ctx)
@@ -281,4 +284,4 @@ def answer(
         runner = batch.runners[bounds.loop] = BatchRunner(ctx.running, handler, batch)
     ends_at = min(ctx.stage_deadline, ctx.deadline)
     item = BatchItem(query, dict(ctx.results), ends_at, ctx.attempt, bounds.clock)
-    return runner.answer(Waiting(item, threads, ctx.resources, history, bounds))
+    return runner.answer(Waiting(item, threads, ctx, history, bounds))

@@ -14,7 +14,7 @@ from fivestage.core.offer import Offer
 from fivestage.core.routing_snapshot import RoutingSnapshot
 from fivestage.errors import InvalidAppError, NodeError, ResourceError
 from fivestage.pipeline.answers import offer_of
-from fivestage.pipeline.current_span import trace_headers
+from fivestage.pipeline.outbound import Outbound
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 S = TypeVar("S", default=Any)
 """The class of a node's settings."""
-
-RESERVE_MS: Final = 5.0
-"""Milliseconds in which a node that caught its client's timeout can still return something."""
-LEAST_MS: Final = 1.0
-"""Clients read 0 as no limit at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +94,7 @@ _NO_RESOURCES: Final = NoResources()
 
 
 @dataclass(slots=True)
-class StageContext(Generic[S]):
+class StageContext(Outbound, Generic[S]):
     """The stage that runs: its time, the results of earlier stages, threads and resources.
 
     One context belongs to one query. It changes from stage to stage, so it must not be kept.
@@ -161,33 +156,6 @@ class StageContext(Generic[S]):
         """Milliseconds left for this stage, 0.0 or more."""
         end = min(self.deadline, self.stage_deadline or self.deadline)
         return max(0.0, (end - self.clock()) * 1000)
-
-    def timeout(self, reserve_ms: float = RESERVE_MS) -> float:
-        """Seconds that a client may take, so that it fails by itself before this stage is cancelled.
-
-        Args:
-            reserve_ms: Milliseconds to leave of what the stage has, for the work after the reply.
-
-        Returns:
-            At least 0.001, never 0 or None, which clients take for no limit.
-
-        Example: ``stub.Ask(request, timeout=ctx.timeout())``
-        """
-        return max(LEAST_MS, self.remaining_ms() - reserve_ms) / 1000
-
-    def headers(self) -> dict[str, str]:
-        """Headers that pass trace and deadline on to another service; a new dict, with lower-case names.
-
-        ``traceparent`` and ``tracestate`` of this call's span, where the query is traced, and
-        ``outbound.deadline_header`` with what ``timeout`` returns, in whole milliseconds. Neither baggage nor
-        anything of the query: a service of someone else may get them too.
-
-        Example: ``session.post(url, json=body, headers=ctx.headers())``
-        """
-        headers = trace_headers()
-        if self.deadline_header:
-            headers[self.deadline_header] = str(int(self.timeout() * 1000))
-        return headers
 
     async def run_sync(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a blocking function in a thread; returns what it returns, raises what it raises.
