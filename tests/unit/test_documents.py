@@ -107,12 +107,20 @@ async def test_commands_with_a_broker(tmp_path: Path) -> None:
     assert (dry.count("would be replayed"), replayed.count(": replayed\n")) == (2, 1)
 
 
-@pytest.mark.parametrize(("document", "most_lines"), [("README.md", 10), ("docs/authors.md", 15)])
-def test_a_node_of_your_own(document: str, most_lines: int, tmp_path: Path) -> None:
+def test_a_node_of_your_own(tmp_path: Path) -> None:
     """The printed node answers the printed question without Kafka."""
-    node, question, *_ = blocks("python", text_of(document))
-    assert len(node.splitlines()) <= most_lines
+    node, question, *_ = blocks("python", AUTHORS)
+    assert len(node.splitlines()) <= 15
     assert "Hello!" in asked(node, question, tmp_path)
+
+
+def test_the_first_question(tmp_path: Path) -> None:
+    """The node at the top of the README is short, and answers the question below it without Kafka."""
+    (node,), [question, *_] = blocks("python", text_of("README.md")), commands(text_of("README.md"))
+    assert len(node.splitlines()) <= 10
+    (tmp_path / "myapp.py").write_text(node, encoding="utf-8")
+    ran = run(question, tmp_path)
+    assert (ran.returncode, "Hello!" in ran.stdout) == (0, True), ran
 
 
 def test_resources_of_your_own(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ RUN_BY = {
     "fivestage new shop": AUTHORS,
     "fivestage check app:app": AUTHORS,
     "fivestage ask app:app": AUTHORS,
+    "fivestage ask myapp:app": f"{RUN}::test_the_first_question",
     "fivestage broker": "tests/embedded/cli/test_round_trip.py::test_broker_and_run_end",
     "fivestage demo": "tests/embedded/cli/test_demo.py::test_demo_adds_up",
     "fivestage run myapp:app": WITH_A_BROKER,
