@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fivestage import Plan
-from fivestage_schemas import Outcome, StageType
+from fivestage_schemas import Outcome
 from support import batch_app
 from support.batch_app import GATE, SIZE
 from support.jobs import answer_of, node_run, until
-from support.kinds import Place
+from support.kinds import PLAN, STALL_S, Place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,13 +21,6 @@ if TYPE_CHECKING:
     from support.jobs import Bus
 
 pytestmark = pytest.mark.realtime
-PLAN = Plan.of(
-    total_timeout_ms=60_000,
-    stage_timeouts_ms=dict.fromkeys(StageType, 60_000.0),
-    critical=StageType,
-)
-STALL_S = 0.5
-"""For wanted stalls: longer than a busy machine delays a thread."""
 JOBS = 100
 
 

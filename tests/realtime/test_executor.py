@@ -20,7 +20,7 @@ from fivestage_schemas import Outcome, StageType
 from support import contract_app
 from support.contract_app import ERRORS, GATE, MEETING, RESULTS
 from support.jobs import answer_of, node_run, running_stage, until
-from support.kinds import Place, alive, all_ready, in_this_process, processes_of
+from support.kinds import PLAN, STALL_S, Place, alive, all_ready, in_this_process, processes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,14 +31,6 @@ if TYPE_CHECKING:
     from support.jobs import Bus
 
 pytestmark = pytest.mark.realtime
-PLAN = Plan.of(
-    total_timeout_ms=60_000,
-    stage_timeouts_ms=dict.fromkeys(StageType, 60_000.0),
-    critical=StageType,
-)
-"""With this latency, any wait costs a query its answer, as each stage may take the whole time."""
-STALL_S = 0.5
-"""For wanted stalls: longer than a busy machine delays a thread."""
 LATE_S = 1.0
 """For calls that are late."""
 STOP_S = 1.0

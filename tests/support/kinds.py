@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from fivestage import Orchestrator
+from fivestage import Orchestrator, Plan, StageType
 from fivestage.executors import InlineExecutor, ThreadExecutor
 from fivestage.executors.process.executor import ProcessExecutor
 from fivestage.executors.process.worker import ProcessWorker
@@ -21,9 +21,16 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from fivestage import Plan
     from fivestage.executors import Executor
 
+PLAN = Plan.of(
+    total_timeout_ms=60_000,
+    stage_timeouts_ms=dict.fromkeys(StageType, 60_000.0),
+    critical=StageType,
+)
+"""Each stage may take the whole time, so any wait costs a query its answer."""
+STALL_S = 0.5
+"""For wanted stalls: longer than a busy machine delays a thread."""
 LONG_S = 120.0
 """The stall limit where no stall is wanted: a busy machine causes false ones."""
 
