@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     Prompt = Callable[[Query, StageContext], Messages | Awaitable[Messages]]
 
 
-LATER_MS: Final = 50.0
-"""Milliseconds after the end of the stage at which the client gives up by itself."""
+LATER_MS: Final = 5000.0
+"""Milliseconds after the end of the stage at which the client would give up by itself. The stage may end later
+than it was said to, since it gets back the time in which other code blocked the loop."""
 
 
 def add_llm_node(
