@@ -70,6 +70,7 @@ async def test_answers(client: ChatClient, server: ChatServer, how: str) -> None
         ("filter some words", Unanswerable("the model's content filter ended the answer")),
         ("error some words", ModelUnavailableError("the model's server reports an error (overloaded)")),
         ("cut some words", ModelUnavailableError("the model's answer broke off")),
+        ("ends some words", ModelUnavailableError("the model's answer broke off")),
         ("rubbish", ModelUnavailableError("the model's server did not send JSON")),
     ],
 )

@@ -6,6 +6,7 @@
 ``stall WORDS``    streams the words, then sends nothing more
 ``whole WORDS``    answers with one document
 ``cut WORDS``      streams the words, then closes the connection
+``ends WORDS``     streams the words, and ends the response without saying that the answer is complete
 ``status NUMBER``  answers with this status, and an error that repeats the question
 ``code CODE``      answers with status 400 and this error code
 ``filter WORDS``   streams the words, and says that the content filter ended them
@@ -91,6 +92,8 @@ class ChatServer:
         if how == "cut":
             assert request.transport is not None
             request.transport.close()
+        elif how == "ends":
+            pass
         elif how == "error":
             await _send(response.write, {"error": {"code": "overloaded", "message": " ".join(words)}})
         elif how == "rubbish":

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 LATER_MS: Final = 5000.0
-"""Milliseconds after the end of the stage at which the client would give up by itself. The stage may end later
-than it was said to, since it gets back the time in which other code blocked the loop."""
+"""Milliseconds after the end of the stage at which the client would give up by itself. The stage may end
+later than its limit, since it gets back the time in which other code blocked the loop."""
 
 
 def add_llm_node(
