@@ -28,7 +28,7 @@ class Outbound:
 
         Args:
             reserve_ms: Milliseconds to leave of what the node has, for the work after the reply. Less than 0
-                for a client whose exception would discard what the node has offered: then the stage ends first.
+                for a client whose exception would discard what the node offered: then the stage ends first.
 
         Returns:
             At least 0.001, never 0 or None, which clients take for no limit.

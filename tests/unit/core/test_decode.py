@@ -25,6 +25,7 @@ from fivestage.core.codec.decode import (
     known_headers,
 )
 from fivestage.core.records import PlainRecord
+from fivestage_schemas import QueryEvent
 
 from .samples import record
 
@@ -507,21 +508,8 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=15,
 )
-field_names = st.sampled_from(
-    [
-        "query_id",
-        "user_input",
-        "lane",
-        "deadline",
-        "budget_ms",
-        "context",
-        "allow_partial",
-        "schema_version",
-        "data",
-        "id",
-        "specversion",
-    ]
-)
+FIELDS = tuple(QueryEvent.model_fields)
+field_names = st.sampled_from([*FIELDS, "data", "id", "specversion"])
 plausible_values = json_values | st.sampled_from(["1", "1.0", "q-1", "prod", "2030-01-01T00:00:00Z", 1, 250])
 near_misses = st.dictionaries(
     field_names, plausible_values | st.dictionaries(field_names, plausible_values), max_size=8
@@ -545,18 +533,7 @@ def test_arbitrary_json_does_not_raise(value: Any, headers: list[Any]) -> None:
 
 @pytest.mark.fault(29)
 @given(
-    field=st.sampled_from(
-        [
-            "query_id",
-            "user_input",
-            "lane",
-            "deadline",
-            "budget_ms",
-            "context",
-            "allow_partial",
-            "schema_version",
-        ]
-    ),
+    field=st.sampled_from(FIELDS),
     secret=st.text(st.characters(codec="ascii", categories=["Lu", "Ll"]), min_size=16, max_size=600),
     wrap=st.sampled_from([lambda s: s + " ", lambda s: [s], lambda s: {s: s}, lambda s: {s: [s]}]),
 )
