@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from fivestage import Pipeline
+from fivestage.core.codec.event_json import Envelope
 from fivestage.core.ledger import PartitionKey
 from fivestage.core.observer import Observer
-from fivestage.core.records import Output
+from fivestage.core.outcome import conclude
+from fivestage.core.plan import Plan
+from fivestage.core.records import NOT_FROM_KAFKA, Output
+from fivestage.core.stage_history import StageHistory, StageRun
+from fivestage.observability.query_trace import Ending
 from fivestage.testing import VirtualTimeLoop
 from fivestage.testing.memory import TOPIC
-from fivestage_schemas import StageType, TimeoutEvent
+from fivestage_schemas import Outcome, StageType, TimeoutEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from fivestage import Query, StageContext
     from fivestage.core.adaptive.breaker import BreakerState
-    from fivestage.core.codec.event_json import Envelope
     from fivestage.core.observer import ControlChange
     from fivestage.core.outcome import QueryOutcome
     from fivestage.testing.memory import MemoryBus
@@ -222,3 +226,18 @@ def know(bus: MemoryBus, takes_s: Mapping[StageType, float], lane: str = "prod")
         for _ in range(limit.policy.min_samples):
             limit.succeeded(takes_s.get(stage_type, 0.0))
     policy.refresh(asyncio.get_running_loop().time())
+
+
+def ending_of(processing: Outcome) -> Ending:
+    """Make the end of a query whose processing stage ended so."""
+    plan, history = Plan.of(), StageHistory()
+    for spec in plan.stages:
+        outcome = processing if spec.stage_type is StageType.PROCESSING else Outcome.SUCCESS
+        failed = outcome is Outcome.ERROR
+        error, error_type, where = ("no", "ValueError", "app.py:7") if failed else (None, None, None)
+        run = StageRun(spec, outcome, b"{}", error, error_type, "node", started_at=1.0, duration_s=0.001)
+        run.where = where
+        history.finish(run)
+    envelope = Envelope(NOT_FROM_KAFKA, "q", "prod", started_wall=EPOCH, started_at=1.0)
+    ended = conclude(history, plan, started_at=1.0, ends_at=1.25, now=1.01)
+    return Ending(envelope, ended, ended.error_type, ended.status.value, "", EPOCH)

@@ -21,8 +21,8 @@ from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA, Output
 from fivestage.core.stage_history import StageRun
 from fivestage.core.time_slice import SLICE_S
-from fivestage.core.trace_context import call_number, span_id_of
-from fivestage.observability.query_spans import ChosenIds, SpanMaker
+from fivestage.core.trace_context import SEND, call_number, span_id_of
+from fivestage.observability.query_spans import SpanMaker
 from fivestage.observability.sampling import EarlySampling
 from fivestage.observability.span_queue import REPORT_S
 from fivestage.observability.tracing import Tracing
@@ -30,6 +30,7 @@ from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import Outcome, PipelineStatus
 from support.documents import blocks, text_of
 
+from .samples import ending_of
 from .test_metrics_and_traces import CANARY, PARENT, SAMPLED, TRACE_ID, ask, tracing_into
 
 if TYPE_CHECKING:
@@ -283,10 +284,11 @@ async def test_spans_left_out_are_logged_while_there_are_more(monkeypatch: pytes
 
 def test_an_id_is_for_one_span_only() -> None:
     """Where a sampler raises for a span, the next one does not get its id."""
-    tracer = TracerProvider(_Broken(), shutdown_on_exit=False).get_tracer("fivestage")
-    chosen = ChosenIds.of(tracer)
-    assert chosen is not None
-    spans = SpanMaker(tracer, chosen, results_topic="results", show_text=False)
-    with pytest.raises(RuntimeError, match=CANARY):
-        spans.start("send results", 7, context.Context(), 0.0, {})
-    assert chosen.generate_span_id() != 7
+    provider = TracerProvider(shutdown_on_exit=False)
+    tracer: Any = provider.get_tracer("fivestage")
+    spans = SpanMaker(provider, tracer, results_topic="results", show_text=False)
+    with tracer.start_span("process") as process:
+        tracer.sampler = _Broken()
+        with pytest.raises(RuntimeError, match=CANARY):
+            spans.make(process, ending_of(Outcome.SUCCESS))
+    assert tracer.id_generator.generate_span_id() != span_id_of(process.get_span_context().span_id, SEND)

@@ -9,10 +9,10 @@ the message of an exception where ``logging.show_text`` is set.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from opentelemetry import trace
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
 from fivestage.core.attempts import kind_of
 from fivestage.core.trace_context import SEND, call_number, span_id_of
@@ -21,13 +21,16 @@ from fivestage_schemas import Outcome, StageType
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from opentelemetry.context import Context
-
     from fivestage.core.stage_history import StageRun
     from fivestage.observability.query_trace import Ending
 
 OWN: Final = "lukhas.matriz"
 """The namespace of attributes that the conventions do not have."""
+_ATTEMPT, _ATTEMPT_KIND = f"{OWN}.attempt", f"{OWN}.attempt_kind"
+_GRANTED_MS, _WAITED_MS, _SLO_TARGET_MS = f"{OWN}.granted_ms", f"{OWN}.waited_ms", f"{OWN}.slo_target_ms"
+_STAGE, _NODE, _OUTCOME, _CRITICAL = f"{OWN}.stage", f"{OWN}.node", f"{OWN}.outcome", f"{OWN}.critical"
+_INTERNAL: Final = SpanKind.INTERNAL
+_PRODUCER: Final = SpanKind.PRODUCER
 _PROCESSING: Final = StageType.PROCESSING
 _FAILED: Final = (Outcome.ERROR, Outcome.TIMEOUT)
 
@@ -67,21 +70,51 @@ class ChosenIds:
         return bool(self._ids.is_trace_id_random())
 
 
+@runtime_checkable
+class WholeSpans(Protocol):
+    """A tracer provider that can take spans which have ended, without making them in steps."""
+
+    @property
+    def takes_whole_spans(self) -> bool:
+        """Whether nothing of it must see a span at its start."""
+
+    def record(self, span: EndedSpan, process: Any) -> None:
+        """Hand a span to the span processors, as one of the same tracer as the span *process*."""
+
+
+class EndedSpan(NamedTuple):
+    """A span of which all is known."""
+
+    name: str
+    context: SpanContext
+    parent: SpanContext
+    kind: SpanKind
+    attributes: dict[str, Any]
+    began_ns: int
+    """Nanoseconds since the epoch."""
+    ended_ns: int
+    error_type: str | None = None
+    """None if it has not failed."""
+    exception: dict[str, Any] | None = None
+    """The attributes of its event ``exception``, at its end; None without one."""
+
+
 class SpanMaker:
     """Makes the spans of queries that have ended.
 
     Args:
-        tracer: Makes the spans.
-        ids: The tracer's ids; None if they cannot be chosen, and no spans are made.
+        provider: Takes whole spans, if it is one that can (``observability.sampling``).
+        tracer: Makes the spans otherwise, for four times the cost.
         results_topic: The topic named in the send span.
         show_text: Add the messages of exceptions.
     """
 
     def __init__(
-        self, tracer: trace.Tracer, ids: ChosenIds | None, *, results_topic: str, show_text: bool
+        self, provider: trace.TracerProvider, tracer: trace.Tracer, *, results_topic: str, show_text: bool
     ) -> None:
+        self._whole: WholeSpans | None = provider if isinstance(provider, WholeSpans) else None
         self._tracer = tracer
-        self._ids = ids
+        self._ids = ChosenIds.of(tracer)
         self._show_text = show_text
         self._send_name = f"send {results_topic}"
         self._send_attributes = {
@@ -93,116 +126,120 @@ class SpanMaker:
 
     @property
     def can_record(self) -> bool:
-        """Whether spans are made at all."""
+        """Whether spans are made at all: not where their ids cannot be chosen."""
         return self._ids is not None
 
     def make(self, process: trace.Span, ending: Ending) -> None:
         """Make the spans below a process span, and end it."""
-        envelope, outcome = ending.envelope, ending.outcome
-        parent = trace.set_span_in_context(process)
-        process_id = process.get_span_context().span_id
+        envelope, outcome, own = ending.envelope, ending.outcome, process.get_span_context()
         if outcome is not None:
             offset_s = envelope.started_wall - envelope.started_at
-            stages = _Stages(self, process_id, parent, offset_s)
             for run in outcome.runs:
                 earlier = [one for one in outcome.earlier if one.spec is run.spec]
-                stages.make([*earlier, run])
-        send = self.start(
-            self._send_name,
-            span_id_of(process_id, SEND),
-            parent,
-            ending.wall_s,
-            self._send_attributes,
-            SpanKind.PRODUCER,
-        )
-        send.end(end_time=_ns(max(time.time(), ending.wall_s)))
+                self._stage(process, [*earlier, run], offset_s)
+        sent_at = _ns(ending.wall_s)
+        times = sent_at, max(time.time_ns(), sent_at)
+        context, attributes = _below(own, own, SEND), self._send_attributes
+        self._record(process, EndedSpan(self._send_name, context, own, _PRODUCER, attributes, *times))
         process.set_attributes(_attributes_of(ending))
         if ending.error_type is not None:
-            mark_failed(process, ending.error_type)
-        process.end(end_time=_ns(ending.wall_s))
+            _mark_failed(process, ending.error_type)
+        process.end(end_time=sent_at)
 
-    def start(
-        self,
-        name: str,
-        span_id: int,
-        parent: Context,
-        wall_s: float,
-        attributes: dict[str, Any],
-        kind: SpanKind = SpanKind.INTERNAL,
-    ) -> trace.Span:
-        """Start a span with a chosen id, at *wall_s* (seconds since the epoch)."""
-        assert self._ids is not None  # noqa: S101 - see can_record
-        self._ids.span_id = span_id
-        try:
-            return self._tracer.start_span(
-                name, context=parent, kind=kind, attributes=attributes, start_time=_ns(wall_s)
-            )
-        finally:
-            self._ids.span_id = None  # where the sampler has raised, the next span must not get it
+    def _stage(self, process: trace.Span, attempts: Sequence[StageRun], offset_s: float) -> None:
+        """Make the spans of one stage: of each call, and in processing of the whole stage above them.
 
-    def fail(self, span: trace.Span, run: StageRun, wall_s: float) -> None:
-        """Mark the span of a call that failed; an exception is an event, with its class and place."""
-        error_type = run.error_type or "error"
-        mark_failed(span, error_type)
-        if run.where is not None:  # else it raised nothing: its worker died, for instance
-            path, _, line = run.where.rpartition(":")
-            attributes: dict[str, Any] = {"exception.type": error_type}
-            attributes |= {"code.file.path": path, "code.line.number": int(line)}
-            if self._show_text and run.error is not None:
-                attributes["exception.message"] = run.error
-            span.add_event("exception", attributes, timestamp=_ns(wall_s))
-
-
-class _Stages:
-    """Makes the spans of the stages of one query."""
-
-    def __init__(self, spans: SpanMaker, process_id: int, parent: Context, offset_s: float) -> None:
-        self._spans = spans
-        self._process_id = process_id
-        self._parent = parent
-        self._offset_s = offset_s
-        """From monotonic to wall-clock time."""
-
-    def make(self, attempts: Sequence[StageRun]) -> None:
-        """Make the spans of one stage: of each call, and in processing of the whole stage above them."""
+        *offset_s* is to be added to a monotonic time for the wall clock's.
+        """
         called = [(run, run.started_at) for run in attempts if run.started_at is not None]
         if not called:
             return
-        spec, last = called[-1][0].spec, called[-1][0]
-        name = f"stage {spec.stage_type}"
+        own, (last, last_at) = process.get_span_context(), called[-1]
+        spec = last.spec
         if spec.stage_type is not _PROCESSING:
             for run, started_at in called:
-                self._call(name, run, started_at, self._parent, None)
+                self._call(process, own, f"stage {spec.stage_type}", run, None, started_at + offset_s)
             return
-        stage_id = span_id_of(self._process_id, call_number(spec.sequence, 0))
-        began_at = called[0][1] + self._offset_s
-        stage = self._spans.start(name, stage_id, self._parent, began_at, _stage_attributes(last))
-        before = None
+        context, before = _below(own, own, call_number(spec.sequence, 0)), None
         for run, started_at in called:
             name = f"node {run.node}" if run.node else "node"
-            self._call(name, run, started_at, trace.set_span_in_context(stage), before)
+            self._call(process, context, name, run, before, started_at + offset_s)
             before = run
-        if last.outcome in _FAILED:
-            mark_failed(stage, last.error_type or "error")
-        stage.end(end_time=_ns(called[-1][1] + last.duration_s + self._offset_s))
+        failed = (last.error_type or "error") if last.outcome in _FAILED else None
+        times = _ns(called[0][1] + offset_s), _ns(last_at + last.duration_s + offset_s)
+        name, attributes = f"stage {spec.stage_type}", _stage_attributes(last)
+        self._record(process, EndedSpan(name, context, own, _INTERNAL, attributes, *times, failed))
 
     def _call(
-        self, name: str, run: StageRun, started_at: float, parent: Context, before: StageRun | None
+        self,
+        process: trace.Span,
+        parent: SpanContext,
+        name: str,
+        run: StageRun,
+        before: StageRun | None,
+        began_at: float,
     ) -> None:
-        """Make the span of one call; *before* is the call that it followed."""
+        """Make the span of one call, which began at *began_at* (seconds since the epoch) after *before*."""
         attributes = _stage_attributes(run)
-        attributes |= {
-            f"{OWN}.attempt": run.attempt,
-            f"{OWN}.attempt_kind": kind_of(run, before).value,
-            f"{OWN}.granted_ms": _ms(run.granted_s),
-            f"{OWN}.waited_ms": _ms(run.waited_s),
-        }
-        span_id = span_id_of(self._process_id, call_number(run.spec.sequence, run.attempt))
-        wall_s = started_at + self._offset_s
-        span = self._spans.start(name, span_id, parent, wall_s, attributes)
+        attributes[_ATTEMPT] = run.attempt
+        attributes[_ATTEMPT_KIND] = kind_of(run, before).value
+        attributes[_GRANTED_MS] = _ms(run.granted_s)
+        attributes[_WAITED_MS] = _ms(run.waited_s)
+        number = call_number(run.spec.sequence, run.attempt)
+        context = _below(process.get_span_context(), parent, number)
+        failed, exception = None, None
         if run.outcome in _FAILED:
-            self._spans.fail(span, run, wall_s + run.duration_s)
-        span.end(end_time=_ns(wall_s + run.duration_s))
+            failed = run.error_type or "error"
+            exception = None if run.where is None else self._exception(run, run.where, failed)
+        times = _ns(began_at), _ns(began_at + run.duration_s)
+        span = EndedSpan(name, context, parent, _INTERNAL, attributes, *times, failed, exception)
+        self._record(process, span)
+
+    def _exception(self, run: StageRun, where: str, error_type: str) -> dict[str, Any]:
+        """Class and place of what a call has raised."""
+        path, _, line = where.rpartition(":")
+        attributes: dict[str, Any] = {"exception.type": error_type}
+        attributes |= {"code.file.path": path, "code.line.number": int(line)}
+        if self._show_text and run.error is not None:
+            attributes["exception.message"] = run.error
+        return attributes
+
+    def _record(self, process: trace.Span, span: EndedSpan) -> None:
+        if self._whole is not None and self._whole.takes_whole_spans:
+            self._whole.record(span, process)
+        else:
+            self._record_by_tracer(span)
+
+    def _record_by_tracer(self, span: EndedSpan) -> None:
+        """Make a span in the steps of OpenTelemetry's interface."""
+        assert self._ids is not None  # noqa: S101 - see can_record
+        self._ids.span_id = span.context.span_id
+        try:
+            made = self._tracer.start_span(
+                span.name,
+                context=trace.set_span_in_context(trace.NonRecordingSpan(span.parent)),
+                kind=span.kind,
+                attributes=span.attributes,
+                start_time=span.began_ns,
+            )
+        finally:
+            self._ids.span_id = None  # where the sampler has raised, the next span must not get it
+        if span.error_type is not None:
+            _mark_failed(made, span.error_type)
+        if span.exception is not None:
+            made.add_event("exception", span.exception, timestamp=span.ended_ns)
+        made.end(end_time=span.ended_ns)
+
+
+def _below(process: SpanContext, parent: SpanContext, number: int) -> SpanContext:
+    """The context of a span of the query below *parent*; see ``call_number``."""
+    return SpanContext(
+        parent.trace_id,
+        span_id_of(process.span_id, number),
+        is_remote=False,
+        trace_flags=parent.trace_flags,
+        trace_state=parent.trace_state,
+    )
 
 
 def _attributes_of(ending: Ending) -> dict[str, Any]:
@@ -224,23 +261,23 @@ def _attributes_of(ending: Ending) -> dict[str, Any]:
     if outcome.partial:
         attributes[f"{OWN}.partial"] = True
     if outcome.node is not None:
-        attributes[f"{OWN}.node"] = outcome.node
+        attributes[_NODE] = outcome.node
     return attributes
 
 
 def _stage_attributes(run: StageRun) -> dict[str, Any]:
     attributes: dict[str, Any] = {
-        f"{OWN}.stage": run.spec.stage_type.value,
-        f"{OWN}.critical": run.spec.critical,
-        f"{OWN}.outcome": run.outcome.value,
-        f"{OWN}.slo_target_ms": _ms(run.spec.limit_s),
+        _STAGE: run.spec.stage_type.value,
+        _CRITICAL: run.spec.critical,
+        _OUTCOME: run.outcome.value,
+        _SLO_TARGET_MS: _ms(run.spec.limit_s),
     }
     if run.node is not None:
-        attributes[f"{OWN}.node"] = run.node
+        attributes[_NODE] = run.node
     return attributes
 
 
-def mark_failed(span: trace.Span, error_type: str) -> None:
+def _mark_failed(span: trace.Span, error_type: str) -> None:
     """Set a span's status and ``error.type``."""
     span.set_status(Status(StatusCode.ERROR))
     span.set_attribute("error.type", error_type)

@@ -11,15 +11,26 @@ from __future__ import annotations
 
 import threading
 from random import getrandbits
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+from opentelemetry.trace import Status, StatusCode
+
+if TYPE_CHECKING:
+    from fivestage.observability.query_spans import EndedSpan
 
 SAMPLED: Final = 1
 RANDOM: Final = 2
 """The flag of Trace Context level 2: the trace id is random."""
+
+
+UNSET: Final = Status(StatusCode.UNSET)
+FAILED: Final = Status(StatusCode.ERROR)
+_NO_ON_START: Final = (SpanProcessor.on_start, BatchSpanProcessor.on_start, SimpleSpanProcessor.on_start)
+"""These do nothing."""
 
 
 class EarlySampling(RandomIdGenerator):
@@ -63,7 +74,7 @@ class EarlySampling(RandomIdGenerator):
 
 
 class Provider(TracerProvider):
-    """A tracer provider that sets in its id generator whether spans are exported.
+    """A tracer provider that sets in its id generator whether spans are exported, and takes whole spans.
 
     Args:
         ids: Its id generator.
@@ -74,8 +85,41 @@ class Provider(TracerProvider):
         super().__init__(id_generator=ids, **arguments)
         self._ids = ids
         ids.is_exported = False
+        limits = SpanLimits()  # with OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT and its like
+        longest = limits.max_span_attribute_length, limits.max_attribute_length
+        self.takes_whole_spans = longest == (None, None)
+        """Whether spans need no processor at their start, and their attributes no cutting."""
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         """See TracerProvider."""
         super().add_span_processor(span_processor)
         self._ids.is_exported = True
+        self.takes_whole_spans = self.takes_whole_spans and type(span_processor).on_start in _NO_ON_START
+
+    def record(self, span: EndedSpan, process: ReadableSpan) -> None:
+        """Hand a span that has ended to the span processors, as one of the same tracer as *process*.
+
+        The sampler has decided about the process span, and decides so for all of its trace. Making a span by
+        ``tracer.start_span`` and ``end`` costs five times as much.
+        """
+        attributes, status = span.attributes, UNSET
+        events: tuple[Event, ...] = ()
+        if span.error_type is not None:
+            attributes, status = {**attributes, "error.type": span.error_type}, FAILED
+        if span.exception is not None:
+            events = (Event("exception", span.exception, span.ended_ns),)
+        self._active_span_processor.on_end(
+            ReadableSpan(
+                span.name,
+                span.context,
+                span.parent,
+                process.resource,
+                attributes,
+                events,
+                kind=span.kind,
+                status=status,
+                start_time=span.began_ns,
+                end_time=span.ended_ns,
+                instrumentation_scope=process.instrumentation_scope,
+            )
+        )

@@ -15,7 +15,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceSt
 
 from fivestage.core.trace_context import TraceContext
 from fivestage.core.tuples import new
-from fivestage.observability.query_spans import ChosenIds, SpanMaker
+from fivestage.observability.query_spans import SpanMaker
 from fivestage.observability.query_trace import QueryTrace, RecordedTrace
 from fivestage.observability.span_queue import SpanQueue
 from fivestage_schemas import headers as h
@@ -61,9 +61,7 @@ class Tracing:
         self._tracer = chosen.get_tracer("fivestage", schema_url=SCHEMA_URL)
         ids = getattr(chosen, "id_generator", None)
         self._early: EarlySampling | None = ids if hasattr(ids, "unrecorded") else None
-        maker = SpanMaker(
-            self._tracer, ChosenIds.of(self._tracer), results_topic=results_topic, show_text=show_text
-        )
+        maker = SpanMaker(chosen, self._tracer, results_topic=results_topic, show_text=show_text)
         self._can_record = maker.can_record
         self._spans = SpanQueue(maker)
         self._has_failed = False
