@@ -109,3 +109,34 @@ async def test_the_extra_turn_is_granted_once() -> None:
     await asyncio.gather(*neighbours)
     assert ending.outcome is Outcome.TIMEOUT
     assert ending.duration_s == pytest.approx(0.052 + TURN_S, abs=0.003)
+
+
+@pytest.mark.parametrize("limits", [(0.05, 0.02), (0.02, 0.05), (0.05, 0.05)])
+async def test_each_call_has_its_own_limit(limits: tuple[float, float]) -> None:
+    """The second call of a job ends at its own limit, whichever of the two limits comes first."""
+    clock = asyncio.get_running_loop().time
+    bounds = Bounds(lambda: False)
+    first = await bounds.run(asyncio.sleep(0.01), clock() + limits[0])
+    started_at = clock()
+    second = await bounds.run(asyncio.sleep(60), started_at + limits[1])
+    assert (first.outcome, second.outcome) == (Outcome.SUCCESS, Outcome.TIMEOUT)
+    assert clock() - started_at == pytest.approx(limits[1], abs=0.0001)
+
+
+async def test_one_timer_serves_all_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of which each has a later limit than the one before set one timer, and leave none behind."""
+    loop = asyncio.get_running_loop()
+    own, timers = loop.call_at, list[asyncio.TimerHandle]()
+
+    def call_at(when: float, callback: Any, *args: Any, **options: Any) -> asyncio.TimerHandle:
+        handle = own(when, callback, *args, **options)
+        if isinstance(getattr(callback, "__self__", None), Bounds):
+            timers.append(handle)
+        return handle
+
+    monkeypatch.setattr(loop, "call_at", call_at)
+    bounds = Bounds(lambda: False)
+    for _ in range(5):
+        await bounds.run(asyncio.sleep(0.001), loop.time() + 0.05)
+    bounds.close()
+    assert [timer.cancelled() for timer in timers] == [True]

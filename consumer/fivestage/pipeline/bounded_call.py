@@ -45,8 +45,8 @@ class Bounds:
     """
 
     __slots__ = (
-        "cancelled_outside", "cells", "check", "clock", "excused", "forks", "latest", "loop", "max_bytes",
-        "number", "retry_on", "task",
+        "_call", "_timer", "_timer_at", "cancelled_outside", "cells", "check", "clock", "excused", "forks",
+        "latest", "loop", "max_bytes", "number", "retry_on", "task",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +75,10 @@ class Bounds:
         """Exceptions of the next call after which it may be made again."""
         self.task: asyncio.Task[Any] | None = None
         """The task that the calls run in; user code may have cancelled it."""
+        self._call: BoundedCall | None = None
+        """The call that waits; at most one does."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
 
     async def run(self, call: Coroutine[Any, Any, Any], ends_at: float) -> CallResult:
         """Await user code until *ends_at* (seconds of the loop's clock); its data must be JSON.
@@ -174,6 +178,40 @@ class Bounds:
             self.task.uncancel()
         return result
 
+    def watch(self, call: BoundedCall) -> None:
+        """Let *call* expire at its ``ends_at``, until ``forget``.
+
+        The calls of a job share one timer, which most often is set once: the first call that waits sets it,
+        and the limits of later ones are later.
+        """
+        self._call = call
+        if self._timer is None or call.ends_at < self._timer_at:
+            self._set_timer(call.ends_at)
+
+    def forget(self) -> None:
+        """The call that waited has ended."""
+        self._call = None
+
+    def close(self) -> None:
+        """No call follows."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self, at: float) -> None:
+        self.close()
+        self._timer_at = at
+        self._timer = self.loop.call_at(at, self._at_limit)
+
+    def _at_limit(self) -> None:
+        self._timer, call = None, self._call
+        if call is None:
+            return
+        if call.ends_at > self._timer_at:  # set for an earlier call
+            self._set_timer(call.ends_at)
+        else:
+            call.expire()
+
     def step(self, resume: Callable[[Any], Any], value: Any) -> Any:
         """Resume user code by its ``send`` or ``throw`` until it waits or ends."""
         self._enter()
@@ -196,8 +234,8 @@ class Bounds:
 class BoundedCall:
     """Awaits a coroutine that has waited once; throws CancelledError into it at ``ends_at``.
 
-    ``asyncio.timeout_at`` does the same for three times the cost: it sets and clears a timer even around
-    code that never waits.
+    ``asyncio.timeout_at`` does the same for three times the cost: it sets and clears a timer around
+    each call, even of code that never waits.
 
     Where other code has blocked the loop, the limit is extended by the time lost, up to ``Bounds.latest``:
     the code could not have been on time. Code that itself blocks the loop past its limit gets no extension.
@@ -208,8 +246,7 @@ class BoundedCall:
     """
 
     __slots__ = (
-        "_bounds", "_call", "_had_turn", "_timer", "_waiting_for", "_waits_since", "closed", "ends_at",
-        "expired",
+        "_bounds", "_call", "_had_turn", "_waiting_for", "_waits_since", "closed", "ends_at", "expired",
     )  # fmt: skip
 
     def __init__(
@@ -220,10 +257,10 @@ class BoundedCall:
         self.ends_at = ends_at
         self._bounds = bounds
         self._waits_since = bounds.clock()
-        self._timer = bounds.loop.call_at(ends_at, self._expire)
         self._had_turn = False
         self.expired = False
         self.closed = False
+        bounds.watch(self)
 
     def __await__(self) -> Generator[Any, Any, Any]:
         call, bounds, task = self._call, self._bounds, self._bounds.task
@@ -247,11 +284,12 @@ class BoundedCall:
             return finished.value
         finally:
             self._waiting_for = None
-            self._timer.cancel()
+            bounds.forget()
             if self.expired and task is not None:
                 task.uncancel()
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Cancel the task, unless the limit is extended."""
         bounds = self._bounds
         # Where the job was cancelled already, a second cancellation would cut its clean-up short.
         if bounds.cancelled_outside() or self._extend():
@@ -272,8 +310,7 @@ class BoundedCall:
         if not waited or not more_s:
             return False
         self.ends_at = min(now + more_s, bounds.latest)
-        self._timer.cancel()
-        self._timer = bounds.loop.call_at(self.ends_at, self._expire)
+        bounds.watch(self)
         return True
 
 
