@@ -10,6 +10,8 @@ GC_THRESHOLD: Final = 5_000
 """New objects between two collections of the youngest generation; a few queries reach Python's 700."""
 SWITCH_INTERVAL_S: Final = 0.0005
 """Seconds that a thread may keep the interpreter. With Python's 5 ms a node that spins delays deadlines."""
+YIELDING_INTERVAL_S: Final = 0.005
+"""The same while all code soon gives control back by itself: longer turns cost less."""
 CROWDED_INTERVAL_S: Final = 0.0001
 """The same while abandoned code runs, which may spin; costs a few per cent of throughput."""
 
@@ -20,19 +22,30 @@ def share_the_interpreter() -> None:
 
 
 class SwitchInterval:
-    """Shortens the switch interval while abandoned code runs, which may spin."""
+    """Adapts the switch interval to the code that runs now."""
 
     def __init__(self) -> None:
-        self._usual_s: float | None = None
+        self._before_s = sys.getswitchinterval()
+        self._chosen_s = self._before_s
 
-    def set_short(self, *, short: bool) -> None:
-        """Shorten the switch interval, or restore it."""
-        if short and self._usual_s is None:
-            self._usual_s = sys.getswitchinterval()
-            sys.setswitchinterval(min(self._usual_s, CROWDED_INTERVAL_S))
-        elif not short and self._usual_s is not None:
-            sys.setswitchinterval(self._usual_s)
-            self._usual_s = None
+    def choose(self, *, crowded: bool, shared: bool) -> None:
+        """Choose an interval.
+
+        Args:
+            crowded: Abandoned code runs, which may spin.
+            shared: A thread runs code that may keep the interpreter.
+        """
+        wanted_s = SWITCH_INTERVAL_S if shared else YIELDING_INTERVAL_S
+        self._set(CROWDED_INTERVAL_S if crowded else wanted_s)
+
+    def restore(self) -> None:
+        """Restore the interval from before."""
+        self._set(self._before_s)
+
+    def _set(self, interval_s: float) -> None:
+        if interval_s != self._chosen_s:
+            self._chosen_s = interval_s
+            sys.setswitchinterval(interval_s)
 
 
 def freeze_gc() -> None:

@@ -72,8 +72,11 @@ class ThreadExecutor(WorkerPool):
 
     def check(self, now: float) -> bool:
         """See Executor."""
-        self._switch_interval.set_short(short=any(one.thread is not None for one in self.abandoned()))
-        return super().check(now)
+        found = super().check(now)
+        crowded = any(one.thread is not None for one in self.abandoned())
+        stalling = any(worker.stalled_s for worker in self.workers)
+        self._switch_interval.choose(crowded=crowded, shared=stalling or self._orchestrator.threads.busy > 0)
+        return found
 
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
@@ -83,7 +86,7 @@ class ThreadExecutor(WorkerPool):
         """See Executor."""
         ends_at = asyncio.get_running_loop().time() + timeout_s
         await self.shut_down(timeout_s)
-        self._switch_interval.set_short(short=False)
+        self._switch_interval.restore()
         if self._scope is not None:
             left_s = ends_at - asyncio.get_running_loop().time()
             await self._scope.close(min(CLOSE_S, max(left_s, CANCELLED_S)))
