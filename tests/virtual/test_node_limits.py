@@ -195,6 +195,22 @@ async def test_a_node_may_have_less_time_than_its_stage() -> None:
     assert result.metrics.total_duration_ms == pytest.approx(40)
 
 
+@pytest.mark.parametrize(("declared", "answers"), [(None, 0), (45, 1), (55, 0)])
+async def test_a_node_that_was_never_called_needs_no_more_than_its_limit(
+    declared: float | None, answers: int
+) -> None:
+    """Without one it may need as long as the stage, so that it is not called where less time is left."""
+    app = app_of(FakeNode(10), timeout_ms=200)
+    app.node("second", intents={"any"}, timeout_ms=declared)(FakeNode(0.01))
+    settings = Settings.model_validate(
+        {"adaptive": {"enabled": False}, "pipeline": {"stage_timeouts_ms": {"processing": 250}}}
+    )
+    async with MemoryBus(app, settings=settings) as bus:
+        result = await bus.ask("any")
+    assert (result.answer is not None) == answers
+    assert len(attempts(result)) == 1 + answers
+
+
 async def test_a_node_never_has_more_time_than_its_stage() -> None:
     """A larger limit changes nothing."""
     async with MemoryBus(app_of(FakeNode(10), timeout_ms=5000), settings=FIXED) as bus:
