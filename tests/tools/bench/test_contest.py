@@ -39,7 +39,7 @@ OF_FIVESTAGE = {"attempts"}
 LIMIT_S = 60.0
 APART = ("faust", "quix")
 """Those in separate environments, which ``make test-long`` creates."""
-OTHERS = [name for name, one in CONTESTANTS.items() if one.works and name != HANDWRITTEN]
+OTHERS = [name for name, one in CONTESTANTS.items() if one.same_work and name != HANDWRITTEN]
 
 
 def timeless(value: Any) -> Any:

@@ -1,10 +1,12 @@
-"""Five empty stages, and the service's limits."""
+"""Five stages that only wait, and the service's limits."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fivestage_schemas import StageType
+
+from .pause import pause
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -14,26 +16,31 @@ if TYPE_CHECKING:
 
 async def intent(_query: QueryEvent) -> Any:
     """Return a fixed intent."""
+    await pause()
     return {"intent": "any", "confidence": 1.0}
 
 
 async def decision(_query: QueryEvent) -> Any:
     """Return the only node."""
+    await pause()
     return "echo"
 
 
 async def processing(query: QueryEvent) -> Any:
     """Return the question."""
+    await pause()
     return {"answer": query.user_input, "confidence": 1.0}
 
 
 async def validation(_query: QueryEvent) -> Any:
     """Accept every answer."""
+    await pause()
     return True
 
 
 async def reflection(_query: QueryEvent) -> Any:
     """Return nothing."""
+    await pause()
     return {"verdict": "confirmed"}
 
 
