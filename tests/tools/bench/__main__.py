@@ -100,6 +100,10 @@ def _arguments() -> tuple[Options, list[str]]:
     names = given.parts.split(",")
     if unknown := [name for name in names if name not in PARTS]:
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if given.python and not os.access(given.python, os.X_OK):
+        parser.error(
+            f"--with needs the Python of an environment, such as .venv/bin/python, not {given.python}"
+        )
     return _options(given), names
 
 
@@ -113,7 +117,7 @@ def _options(given: argparse.Namespace) -> Options:
         limit_s=given.limit,
         rates=[int(rate) for rate in given.rates.split(",")],
         quick=given.quick,
-        other_python=given.python,
+        other_python=given.python and os.path.abspath(given.python),  # noqa: PTH100 - resolve() leaves a venv
         publishes=DESTINATION in os.environ or not (given.quick or given.python),
     )
 

@@ -22,8 +22,10 @@ SETTLE_S = 20.0
 """For the stage results and the positions: both may come after the last result."""
 STEADY = (0.1, 0.9)
 """Shares of the answers between which is measured: at both ends as many queries are under way."""
-MIN_AS_EXPECTED = 0.9
-"""Share of the last results that must have ended as expected: on a busy machine some time out."""
+AS_EXPECTED, MIN_AS_EXPECTED = 0.95, 0.5
+"""Share of the last results that end as expected: below the first they are printed, below the second the run
+fails. On a busy machine some stages time out.
+"""
 
 
 class Sample(NamedTuple):
@@ -142,5 +144,8 @@ async def complete(ends: backlog.Ends, child: Child, contestant: Contestant, cou
             )
         await asyncio.sleep(SAMPLE_S)
     endings = Counter(await asyncio.to_thread(ends.last_endings))
-    if endings[contestant.ends_as] < MIN_AS_EXPECTED * endings.total():
-        raise SystemExit(f"the last queries should have ended as {contestant.ends_as}: {dict(endings)}")
+    share = endings[contestant.ends_as] / endings.total()
+    if share < AS_EXPECTED:
+        print(f"the last queries should have ended as {contestant.ends_as}: {dict(endings)}", flush=True)
+    if share < MIN_AS_EXPECTED:
+        raise SystemExit("a machine that is too busy, or a contestant that does not work")

@@ -15,6 +15,7 @@ from .load import Load, Segment, offer
 from .parts import PARTITIONS, Bar, Options, Part, Spread, in_turn, paired
 from .place import places
 from .report import table
+from .rounds import with_table
 from .yardstick import Yardstick, yardstick
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def _table(field: Mapping[str, Contestant], rounds: Sequence[Round], options: Op
             ratio = paired(rounds, at(name, rate), at(HANDWRITTEN, rate))
             mine = Spread.of([one[at(name, rate)] for one in rounds])
             rows.append([at(name, rate), mine.text(), ratio.text(2) if ratio else None])
-    return table(["contestant", "CPU us/query", "of hand-written"], rows)
+    shown = table(["contestant", "CPU us/query", "of hand-written"], rows)
+    return "\n\n".join([shown, *with_table(rounds)])
 
 
 def _bars(rounds: Sequence[Round], options: Options) -> Iterator[Bar]:

@@ -52,6 +52,8 @@ LIMITS = (
     Limit(FIVESTAGE, "faststream", 0.1, 0.1),
     Limit(FIVESTAGE, "faststream-batch", 0.1, 0.1),
 )
+OPTIONAL = (INTERPRETED, WITH)
+"""Not every run has them."""
 MIN_PER_CORE = 12_000
 TITLES = [
     "contestant",
@@ -78,7 +80,8 @@ async def measure(options: Options) -> Part:
     figures = [{name: drained._asdict() for name, drained in one.items()} for one in rounds]
     if options.publishes:
         _draw(rounds, options)
-    return Part("Contest", figures, _table(field, rounds), [*_bars(field, rounds)], yardsticks)
+    builds = {name: compiled(one.python) for name, one in field.items() if is_ours(name)}
+    return Part("Contest", figures, _table(field, rounds), [*bars(rounds, builds)], yardsticks)
 
 
 async def _round(field: dict[str, Contestant], number: int, options: Options) -> Round:
@@ -125,23 +128,28 @@ def _table(field: dict[str, Contestant], rounds: Sequence[Round]) -> str:
                 round(max(one.peak_mb for one in mine)),
             ]
         )
-    return "\n\n".join([table(TITLES, rows), *with_table(field, cpu(rounds))])
+    return "\n\n".join([table(TITLES, rows), *with_table(cpu(rounds))])
 
 
-def with_table(field: Mapping[str, Contestant], rounds: Sequence[Mapping[str, float]]) -> Iterator[str]:
+def with_table(rounds: Sequence[Mapping[str, float]]) -> Iterator[str]:
     """Divide the CPU of each fivestage in the environment of ``--with`` by that of the same one here."""
-    ratios = {name: paired(rounds, other(name), name) for name in field if is_ours(name)}
-    rows = [[other(name), ratio.text(3)] for name, ratio in ratios.items() if ratio]
+    ratios = {other(name): paired(rounds, other(name), name) for name in rounds[0] if is_ours(name)}
+    rows = [[name, ratio.text(3)] for name, ratio in ratios.items() if ratio]
     if rows:
         yield table(["in the other environment", "CPU by that in this one"], rows)
 
 
-def _bars(field: Mapping[str, Contestant], rounds: Sequence[Round]) -> Iterator[Bar]:
-    is_compiled = {name: compiled(one.python) for name, one in field.items() if is_ours(name)}
+def bars(rounds: Sequence[Round], builds: Mapping[str, bool]) -> Iterator[Bar]:
+    """Compare the ratios with their limits.
+
+    Args:
+        rounds: What was measured.
+        builds: Whether each fivestage in them is compiled.
+    """
     for limit in LIMITS:
-        if limit.name in field or limit.name == FIVESTAGE:
+        if limit.name in builds or limit.name not in OPTIONAL:
             ratio = paired(cpu(rounds), limit.name, limit.beside)
-            most = limit.compiled if is_compiled.get(limit.name) else limit.interpreted
+            most = limit.compiled if builds.get(limit.name) else limit.interpreted
             name = f"{limit.name}: CPU a query, by that of {limit.beside}"
             yield Bar.at_most(name, ratio.median if ratio else None, most)
     ours = [one[FIVESTAGE].cpu_us for one in rounds if FIVESTAGE in one]
