@@ -84,7 +84,7 @@ def test_contest(name: str) -> None:
     cpu = [{one: figures["cpu_us"] for one, figures in each.items()} for each in rounds]
     text = section(page(name.replace("contest", "bench")), "Contest")
     for row in table_under(text):
-        mine = [each[row[0]] for each in rounds]
+        mine = [each[row[0]] for each in rounds if row[0] in each]
         ratio = paired(cpu, row[0], CONTEST[row[0]].beside)
         assert row[1:] == [
             Spread.of([one["cpu_us"] for one in mine]).text(),
@@ -94,7 +94,7 @@ def test_contest(name: str) -> None:
             str(round(statistics.median(1e6 / one["cpu_us"] for one in mine))),
             str(round(max(one["peak_mb"] for one in mine))),
         ], row[0]
-    assert {row[0] for row in table_under(text)} == set(rounds[0])
+    assert {row[0] for row in table_under(text)} == {one for each in rounds for one in each}
 
 
 @pytest.mark.parametrize("name", ["latency", "latency-kafka"])

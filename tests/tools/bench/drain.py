@@ -24,8 +24,12 @@ STEADY = (0.1, 0.9)
 """Shares of the answers between which is measured: at both ends as many queries are under way."""
 AS_EXPECTED, MIN_AS_EXPECTED = 0.95, 0.5
 """Share of the last results that end as expected: below the first they are printed, below the second the run
-fails. On a busy machine some stages time out.
+does not count. On a busy machine some stages time out.
 """
+
+
+class NotMeasured(SystemExit):
+    """The contestant was up to something else, so its cost is not that of the work."""
 
 
 class Sample(NamedTuple):
@@ -70,7 +74,7 @@ async def drain(place: Place, contestant: Contestant, count: int, limit_s: float
     """Let it work off *count* queries, and measure.
 
     Raises:
-        SystemExit: as `work_off`; or there were too few to measure anything.
+        SystemExit, NotMeasured: as `work_off`; SystemExit also where there were too few to measure anything.
     """
     samples, peak_mb = await work_off(place, contestant, count, limit_s)
     return Drained.of(samples, count, peak_mb)
@@ -82,8 +86,8 @@ async def work_off(
     """Let it work off *count* queries; return samples from the first answer to the last, and its memory.
 
     Raises:
-        SystemExit: not all were answered in time, or some more than once, or events or positions are missing,
-            or the answers are not as expected.
+        SystemExit: not all were answered in time, or some more than once, or events or positions are missing.
+        NotMeasured: too few of the last queries ended as expected.
     """
     await asyncio.to_thread(backlog.write, place, count)
     ends = await asyncio.to_thread(backlog.Ends, place)
@@ -127,7 +131,8 @@ async def complete(ends: backlog.Ends, child: Child, contestant: Contestant, cou
     """Check that everything exists once, is committed, and that the last results are as expected.
 
     Raises:
-        SystemExit: they are not.
+        SystemExit: something is missing, or is there twice.
+        NotMeasured: too few results are as expected.
     """
     limit = time.monotonic() + SETTLE_S
     most = contestant.stage_results * count
@@ -144,8 +149,8 @@ async def complete(ends: backlog.Ends, child: Child, contestant: Contestant, cou
             )
         await asyncio.sleep(SAMPLE_S)
     endings = Counter(await asyncio.to_thread(ends.last_endings))
-    share = endings[contestant.ends_as] / endings.total()
+    share = endings[contestant.ends_as] / max(1, endings.total())
     if share < AS_EXPECTED:
-        print(f"the last queries should have ended as {contestant.ends_as}: {dict(endings)}", flush=True)
+        print(f"a busy machine? The last queries ended as {dict(endings)}", flush=True)
     if share < MIN_AS_EXPECTED:
-        raise SystemExit("a machine that is too busy, or a contestant that does not work")
+        raise NotMeasured(f"only {share:.0%} of the last queries ended as {contestant.ends_as}")

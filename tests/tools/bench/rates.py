@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fivestage.kafka.settings import KafkaSettings
 
 from . import backlog
-from .drain import complete, sample
+from .drain import NotMeasured, complete, sample
 from .entries import FIVESTAGE, HANDWRITTEN, Contestant, other, script, service, with_python
 from .load import Load, Segment, offer
 from .parts import PARTITIONS, Bar, Options, Part, Spread, in_turn, paired
@@ -55,7 +55,11 @@ async def _round(field: Mapping[str, Contestant], number: int, options: Options)
         free = iter(there)
         for rate in options.rates:
             for name in names:
-                first_sample, last_sample = await spend(next(free), field[name], rate, options.seconds)
+                try:
+                    first_sample, last_sample = await spend(next(free), field[name], rate, options.seconds)
+                except NotMeasured as problem:
+                    print(f"round {number + 1} {at(name, rate)} does not count: {problem}", flush=True)
+                    continue
                 answered = last_sample.answered - first_sample.answered
                 cpu_us = (last_sample.cpu_s - first_sample.cpu_s) / answered * 1e6
                 found[at(name, rate)] = cpu_us
@@ -67,7 +71,8 @@ async def spend(place: Place, contestant: Contestant, rate: int, seconds: float)
     """Offer queries at a rate, and return samples of the contestant *seconds* apart.
 
     Raises:
-        SystemExit: not all queries were answered, or not as expected.
+        SystemExit: not all queries were answered.
+        NotMeasured: too few as expected.
     """
     await asyncio.to_thread(backlog.write, place, PROBES)
     ends = await asyncio.to_thread(backlog.Ends, place)
@@ -98,9 +103,10 @@ def _table(field: Mapping[str, Contestant], rounds: Sequence[Round], options: Op
     rows = []
     for rate in options.rates:
         for name in field:
-            ratio = paired(rounds, at(name, rate), at(HANDWRITTEN, rate))
-            mine = Spread.of([one[at(name, rate)] for one in rounds])
-            rows.append([at(name, rate), mine.text(), ratio.text(2) if ratio else None])
+            mine = [one[at(name, rate)] for one in rounds if at(name, rate) in one]
+            if mine:
+                ratio = paired(rounds, at(name, rate), at(HANDWRITTEN, rate))
+                rows.append([at(name, rate), Spread.of(mine).text(), ratio.text(2) if ratio else None])
     shown = table(["contestant", "CPU us/query", "of hand-written"], rows)
     return "\n\n".join([shown, *with_table(rounds)])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from .check import check
-from .drain import Drained, drain
+from .drain import Drained, NotMeasured, drain
 from .entries import (
     FIVESTAGE,
     HANDWRITTEN,
@@ -93,6 +93,9 @@ async def _round(field: dict[str, Contestant], number: int, options: Options) ->
             count = max(1, int(options.queries * field[name].share))
             try:
                 found[name] = drained = await drain(place, field[name], count, options.limit_s)
+            except NotMeasured as problem:
+                print(f"round {number + 1} {name} does not count: {problem}", flush=True)
+                continue
             except SystemExit as problem:
                 raise SystemExit(f"{name}: {problem}") from None
             print(
@@ -115,7 +118,9 @@ def speed(rounds: Sequence[Round]) -> list[dict[str, float]]:
 def _table(field: dict[str, Contestant], rounds: Sequence[Round]) -> str:
     rows = []
     for name, contestant in field.items():
-        mine = [one[name] for one in rounds]
+        mine = [one[name] for one in rounds if name in one]
+        if not mine:
+            continue
         ratio = paired(cpu(rounds), name, contestant.beside)
         rows.append(
             [
@@ -133,7 +138,8 @@ def _table(field: dict[str, Contestant], rounds: Sequence[Round]) -> str:
 
 def with_table(rounds: Sequence[Mapping[str, float]]) -> Iterator[str]:
     """Divide the CPU of each fivestage in the environment of ``--with`` by that of the same one here."""
-    ratios = {other(name): paired(rounds, other(name), name) for name in rounds[0] if is_ours(name)}
+    names = dict.fromkeys(name for one in rounds for name in one if is_ours(name))
+    ratios = {other(name): paired(rounds, other(name), name) for name in names}
     rows = [[name, ratio.text(3)] for name, ratio in ratios.items() if ratio]
     if rows:
         yield table(["in the other environment", "CPU by that in this one"], rows)
@@ -162,9 +168,9 @@ def bars(rounds: Sequence[Round], builds: Mapping[str, bool]) -> Iterator[Bar]:
 
 
 def _draw(rounds: Sequence[Round], options: Options) -> None:
-    names = list(rounds[0])
+    names = list(dict.fromkeys(name for one in rounds for name in one))
     both = [
-        Bars(label, [Spread.of([one[name] for one in figures]) for name in names])
+        Bars(label, [Spread.of([one[name] for one in figures if name in one]) for name in names])
         for label, figures in (("CPU us a query", cpu(rounds)), ("queries a second", speed(rounds)))
     ]
     broker = "embedded broker" if options.kafka is None else "Kafka"

@@ -24,13 +24,12 @@ from fivestage_schemas import (
 )
 
 from .arguments import Arguments
-from .stages import STAGES
+from .stages import STAGES, TOTAL_S
 
 if TYPE_CHECKING:
     from .stages import Stage
 
 SLOTS, BATCH = 64, 500
-TOTAL_S = 0.250
 LANE = "prod"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fivestage_schemas import StageType
@@ -55,10 +56,13 @@ class Stage(NamedTuple):
     node: str | None = None
 
 
+PATIENCE = float(os.environ.get("BENCH_PATIENCE", "1"))
+"""Times as long as the service's limits: a test that compares events lets nothing time out."""
+TOTAL_S = PATIENCE * 0.250
 STAGES = (
-    Stage(StageType.INTENT, 0, intent, 0.050, critical=True),
-    Stage(StageType.DECISION, 1, decision, 0.100, critical=True),
-    Stage(StageType.PROCESSING, 2, processing, 0.120, critical=True, node="echo"),
-    Stage(StageType.VALIDATION, 3, validation, 0.040, critical=False),
-    Stage(StageType.REFLECTION, 4, reflection, 0.030, critical=False),
+    Stage(StageType.INTENT, 0, intent, PATIENCE * 0.050, critical=True),
+    Stage(StageType.DECISION, 1, decision, PATIENCE * 0.100, critical=True),
+    Stage(StageType.PROCESSING, 2, processing, PATIENCE * 0.120, critical=True, node="echo"),
+    Stage(StageType.VALIDATION, 3, validation, PATIENCE * 0.040, critical=False),
+    Stage(StageType.REFLECTION, 4, reflection, PATIENCE * 0.030, critical=False),
 )
