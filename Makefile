@@ -25,7 +25,7 @@ ARITHMETIC := tests/virtual/test_recovered_node.py tests/virtual/test_concurrenc
 SLOW := $(ARITHMETIC) tests/virtual/test_machine.py tests/unit/core/test_concurrency_limit.py tests/unit/core/test_node_trials.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-tools test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale bench-restart soak faults chaos kafka-image sbom lock
+.PHONY: help demo test test-tools test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-quick bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale bench-restart soak faults chaos kafka-image sbom lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+%?:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -79,6 +79,9 @@ format: $(READY) ## Format, and fix what ruff can fix
 
 bench: $(COMPILED)/.bench-ready $(READY) $(FAUST)/.ready $(QUIX)/.ready ## CPU, throughput, latency and memory beside others (OPTIONS=...)
 	$(COMPILED)/bin/python -m tests.tools.bench $(OPTIONS)
+
+bench-quick: $(BENCH_READY) ## CPU beside hand-written loops, in three minutes, not compiled (OPTIONS="--with PYTHON")
+	$(BIN)/python -m tests.tools.bench --quick $(OPTIONS)
 
 bench-overload: $(BENCH_READY) ## Goodput beyond capacity beside others, and after a restart (OPTIONS=...)
 	$(BIN)/python -m tests.tools.bench.overload $(OPTIONS)

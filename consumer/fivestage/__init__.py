@@ -34,6 +34,7 @@ if typing.TYPE_CHECKING:
     from fivestage.pipeline.orchestrator import Orchestrator, run_with_timeout
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.pipeline.resource import Resource
+    from fivestage.settings import Settings
     from fivestage_schemas import Outcome, PipelineResult, PipelineStatus, StageResult, StageType
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "Query",
     "Resource",
     "ResourceError",
+    "Settings",
     "StageContext",
     "StageResult",
     "StageType",
@@ -77,6 +79,7 @@ _PLACES = {
     "Plan": "fivestage.core.plan",
     "Query": "fivestage.pipeline.context",
     "Resource": "fivestage.pipeline.resource",
+    "Settings": "fivestage.settings",
     "StageContext": "fivestage.pipeline.context",
     "StageResult": "fivestage_schemas",
     "StageType": "fivestage_schemas",

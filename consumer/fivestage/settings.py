@@ -39,7 +39,7 @@ from fivestage.core.settings import (
     Section,
 )
 from fivestage.errors import ConfigurationError
-from fivestage.kafka.settings import KafkaSettings, TopicSettings, invalid_names
+from fivestage.kafka.settings import AROUND_DRAIN_MS, KafkaSettings, TopicSettings, invalid_names
 from fivestage.observability.settings import AdminSettings, LoggingSettings, TracingSettings
 from fivestage.pipeline.node_settings import NodeSettings
 from fivestage.pipeline.settings import NodeTables, unmasked
@@ -235,6 +235,13 @@ class Settings(BaseSettings):
                     f"pipeline.stage_timeouts_ms.{stage}: {limit_ms} ms are more than "
                     f"pipeline.total_timeout_ms, {total_ms} ms: the stage never has that long"
                 )
+        longest_ms = self.kafka.rebalance_timeout_ms - AROUND_DRAIN_MS
+        if longest_ms < total_ms:
+            yield (
+                f"kafka.rebalance_timeout_ms: a rebalance waits {longest_ms} ms for queries in flight, less "
+                f"than a query may take, {total_ms} ms: those cut off are read and run again; set it to "
+                f"{total_ms + AROUND_DRAIN_MS} or more, and kafka.request_timeout_ms to 3000 more than that"
+            )
         if shutdown.drain_timeout_ms < total_ms:
             yield (
                 f"shutdown.drain_timeout_ms: {shutdown.drain_timeout_ms} ms are less than a query may take, "

@@ -19,3 +19,8 @@ def table_under(text: str) -> list[list[str]]:
     lines = rows[0].splitlines()[2:]
     assert lines, "an empty table"
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def tables_in(text: str) -> list[list[list[str]]]:
+    """The cells of all tables in a text, as ``table_under`` has them."""
+    return [table_under(found) for found in re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)]

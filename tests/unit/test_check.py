@@ -246,6 +246,12 @@ def test_exit_code_of_an_app_that_cannot_work(tmp_path: Path, monkeypatch: pytes
     assert (ran.exit_code, "No module named" in ran.stderr) == (2, True)
 
 
+def test_a_timeout_is_shown_as_it_was_declared() -> None:
+    """By the name and in the unit of the argument."""
+    app = app_with(intents={"greeting"}, limit=2, timeout_ms=80, validate=answer)
+    assert options_of(app.nodes["mine"]) == {"validate": "mine.validate", "limit": "2", "timeout_ms": "80"}
+
+
 def test_options_of_what_is_declared() -> None:
     """What differs from its default is shown, by the names of classes and functions, also if it is nested."""
 

@@ -31,6 +31,11 @@ def test_the_defaults_have_no_conflicts() -> None:
         ({"shutdown": {"drain_timeout_ms": 249}}, "shutdown.drain_timeout_ms"),
         ({"shutdown": {"total_timeout_ms": 4999}}, "shutdown.drain_timeout_ms"),
         ({"executor": {"kind": "process", "workers": 3}}, "executor.workers"),
+        ({"pipeline": {"total_timeout_ms": 2001}}, "kafka.rebalance_timeout_ms"),
+        (
+            {"kafka": {"rebalance_timeout_ms": 9000}, "pipeline": {"total_timeout_ms": 1001}},
+            "kafka.rebalance_timeout_ms",
+        ),
     ],
 )
 def test_each_conflict_is_named(sections: dict[str, Any], named: str) -> None:
@@ -47,6 +52,7 @@ def test_each_conflict_is_named(sections: dict[str, Any], named: str) -> None:
         {"shutdown": {"total_timeout_ms": 5000}},
         {"executor": {"kind": "process", "workers": 2}},
         {"executor": {"kind": "thread", "workers": 3}},
+        {"pipeline": {"total_timeout_ms": 2000}},
     ],
 )
 def test_what_just_fits_is_no_conflict(sections: dict[str, Any]) -> None:

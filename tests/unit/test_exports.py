@@ -14,7 +14,14 @@ import fivestage
 from fivestage import errors
 
 ROOT = Path(__file__).parents[2]
-MODULES = ["fivestage", "fivestage.executors", "fivestage.testing", "fivestage_schemas"]
+MODULES = [
+    "fivestage",
+    "fivestage.executors",
+    "fivestage.nodes.facts",
+    "fivestage.nodes.llm",
+    "fivestage.testing",
+    "fivestage_schemas",
+]
 
 
 def place(name: str) -> tuple[int, str]:

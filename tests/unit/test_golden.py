@@ -35,6 +35,14 @@ MODELS: dict[Output, type[BaseModel]] = {
     Output.RESULTS: PipelineResult,
     Output.TIMEOUTS: TimeoutEvent,
 }
+PUBLIC = (
+    "fivestage",
+    "fivestage.nodes.facts",
+    "fivestage.nodes.llm",
+    "fivestage.testing",
+    "fivestage_schemas",
+)
+"""What authors import from."""
 OF_PROCESSES = {"worker_died"}
 """Needs a process: ``tests/realtime/test_process_executor.py`` tests it."""
 
@@ -200,7 +208,7 @@ def test_commands() -> None:
 def test_names() -> None:
     """The public Python names, with members of classes and parameters of functions."""
     lines: list[str] = []
-    for name in ("fivestage", "fivestage.testing", "fivestage_schemas"):
+    for name in PUBLIC:
         module = importlib.import_module(name)
         for exported in module.__all__:
             lines += members_of(f"{name}.{exported}", getattr(module, exported))

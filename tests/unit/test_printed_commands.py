@@ -76,9 +76,10 @@ def test_every_printed_command_is_run() -> None:
         assert not name or f"def {name}(" in text, place
 
 
-NOT_IN_CI = {"kafka-image", "sbom", "lock", "test-python", "test-fast", "wheel", "long"}
+NOT_IN_CI = {"kafka-image", "sbom", "lock", "test-python", "test-fast", "wheel", "long", "bench-quick"}
 """``kafka-image``: .ci/services.sh builds it; ``test-python``, and so ``test-fast``: CI runs them with one
-version; ``test-compiled`` makes the wheel; ``long`` runs those that take hours; the others need an index."""
+version; ``test-compiled`` makes the wheel; ``long`` runs those that take hours; ``verbs`` runs
+``bench-quick`` in a shorter form; the others need an index."""
 
 
 def _ci() -> str:

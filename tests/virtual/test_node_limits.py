@@ -195,6 +195,37 @@ async def test_a_node_may_have_less_time_than_its_stage() -> None:
     assert result.metrics.total_duration_ms == pytest.approx(40)
 
 
+@pytest.mark.parametrize(("declared", "answers"), [(None, 0), (45, 1), (55, 0)])
+async def test_a_node_that_was_never_called_needs_no_more_than_its_limit(
+    declared: float | None, answers: int
+) -> None:
+    """Without one it may need as long as the stage, so that it is not called where less time is left."""
+    app = app_of(FakeNode(10), timeout_ms=200)
+    app.node("second", intents={"any"}, timeout_ms=declared)(FakeNode(0.01))
+    settings = Settings.model_validate(
+        {"adaptive": {"enabled": False}, "pipeline": {"stage_timeouts_ms": {"processing": 250}}}
+    )
+    async with MemoryBus(app, settings=settings) as bus:
+        result = await bus.ask("any")
+    assert (result.answer is not None) == answers
+    assert len(attempts(result)) == 1 + answers
+
+
+@pytest.mark.parametrize(("declared", "answered"), [(None, ["first", "second"]), (20, ["first", "first"])])
+async def test_a_query_waits_for_a_slot_as_long_as_the_other_nodes_limit_allows(
+    declared: float | None, answered: list[str]
+) -> None:
+    """The node that would be called instead, and was not yet, needs what it declares, or a stage's time."""
+    app = app_of(FakeNode(0.1), limit=1)
+    app.node("second", intents={"any"}, timeout_ms=declared)(FakeNode(0.01))
+    settings = Settings.model_validate(
+        {"adaptive": {"enabled": False}, "pipeline": {"stage_timeouts_ms": {"processing": 250}}}
+    )
+    async with MemoryBus(app, settings=settings) as bus:
+        results = await ask_at_once(bus, 2)
+    assert [result.node for result in results] == answered
+
+
 async def test_a_node_never_has_more_time_than_its_stage() -> None:
     """A larger limit changes nothing."""
     async with MemoryBus(app_of(FakeNode(10), timeout_ms=5000), settings=FIXED) as bus:

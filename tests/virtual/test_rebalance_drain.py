@@ -25,3 +25,11 @@ def test_a_rebalance_waits_as_long_as_queries_may_run(
     kafka = {"rebalance_timeout_ms": rebalance_ms, "request_timeout_ms": rebalance_ms + 3000}
     settings = Settings.model_validate({"kafka": kafka, "pipeline": {"total_timeout_ms": total_ms}})
     assert revoke_drain_s(settings) == drain_s
+
+
+@pytest.mark.parametrize("total_ms", [1999, 2000, 2001, 4000])
+def test_the_check_of_the_settings_knows_how_long_a_rebalance_waits(total_ms: int) -> None:
+    """It warns where queries in flight would be cut off, and nowhere else."""
+    settings = Settings.model_validate({"pipeline": {"total_timeout_ms": total_ms}})
+    warned = any("kafka.rebalance_timeout_ms" in sentence for sentence in settings.conflicts())
+    assert warned == (revoke_drain_s(settings) < total_ms / 1000)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 PositiveBytes = Annotated[int, Field(gt=0, le=100 * 1024 * 1024)]
 """A number of bytes, at most the brokers' default of ``socket.request.max.bytes``."""
 
+AROUND_DRAIN_MS: Final = 8000
+"""Milliseconds of a rebalance in which it does not wait for queries: for a commit that hangs, the last commit
+of the partitions, and to join again (``service.drain``)."""
 _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
@@ -64,7 +67,8 @@ class KafkaSettings(Section):
     """How often a member asks the group coordinator whether a rebalance is under way. Each join and leave is
     delayed by up to this time."""
     rebalance_timeout_ms: Annotated[int, Field(ge=9000)] = 10000
-    """At least 9000: queries in flight are finished and committed while the rebalance waits."""
+    """At least 9000, and 8000 more than a query may take: queries in flight are finished and committed while
+    the rebalance waits."""
     request_timeout_ms: PositiveMs = 15000
     fetch_max_wait_ms: PositiveMs = 100
     fetch_max_bytes: PositiveBytes = 8_388_608

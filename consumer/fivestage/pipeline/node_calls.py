@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fivestage.core.stage_history import StageRun
 from fivestage.pipeline.bounded_call import FOREVER_S
 from fivestage.pipeline.call_slots import running_slot
-from fivestage.pipeline.node_choice import fallback_node
+from fivestage.pipeline.node_choice import fallback_node, needed_s
 from fivestage.pipeline.stage_attempt import StageAttempts
 from fivestage_schemas import Outcome
 
@@ -103,8 +103,9 @@ class NodeCalls(StageAttempts):
         left_s = self._times.ends_at - self._clock() - routing.stages[spec.sequence].reserve_s
         failed = [name, *[run.node for run in history.superseded]]
         other = fallback_node(self._app.nodes, routing, self._ctx, failed, left_s)
-        needed_s = self._expected_s(name, rules) if other is None else routing.needed_s(other)
-        return max(0.0, left_s - needed_s)
+        if other is None:
+            return max(0.0, left_s - self._expected_s(name, rules))
+        return max(0.0, left_s - needed_s(self._app.nodes[other], other, routing))
 
     def _expected_s(self, name: str, rules: CallRules) -> float:
         return min(self._job.routing.expected_s(name), rules.timeout_s)

@@ -36,9 +36,15 @@ def fallback_node(
         left_s: What the stage may still take, in seconds.
     """
     for name in routing.rank(_alternatives(nodes, ctx)):
-        if name not in failed and (not failed or left_s >= routing.needed_s(name)):
+        if name not in failed and (not failed or left_s >= needed_s(nodes[name], name, routing)):
             return name
     return None
+
+
+def needed_s(node: Node, name: str, routing: RoutingSnapshot) -> float:
+    """The time that a node needs to answer, in seconds: as known, at most the limit that it declares."""
+    known_s = routing.needed_s(name)
+    return known_s if node.rules is None else min(known_s, node.rules.timeout_s)
 
 
 def start_trial(

@@ -78,7 +78,10 @@ class Pipeline(NodeDeclarations, ResourceDeclarations):
         return self._stage(StageType.DECISION, function)
 
     def validation(self, function: StageFunction) -> StageFunction:
-        """Declare the validation stage: ``(query, ctx) -> bool``, the verdict on ``ctx.answer``."""
+        """Declare the validation stage: ``(query, ctx) -> bool``, the verdict on ``ctx.answer``.
+
+        A dict with the verdict as ``valid`` may say more.
+        """
         return self._stage(StageType.VALIDATION, function)
 
     def reflection(self, function: StageFunction) -> StageFunction:

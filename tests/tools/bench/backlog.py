@@ -6,6 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from .load import query_id
@@ -19,6 +20,8 @@ SAMPLED_EVERY = 20
 BATCH = 500
 """Records per batch at most: the embedded broker serves one batch per partition at a time."""
 TRIES, TRY_AGAIN_S = 100, 0.2
+LAST, READ_S = 20, 10.0
+"""How many results of each partition are read, and how long that may take."""
 
 
 def write(place: Place, count: int, *, traced: bool = True) -> None:
@@ -86,6 +89,28 @@ class Ends:
             except KafkaException:  # a broker may not know yet that it leads
                 time.sleep(TRY_AGAIN_S)
         raise SystemExit(f"{one.topic}/{one.partition} does not tell its end")
+
+    def last_endings(self) -> list[str]:
+        """Return what the last results of each partition say: their status, or that they are degraded."""
+        topic = self._place.topics.results
+        ends = {one.partition: self._end(one) for one in self._all(topic)}
+        reader = Consumer(
+            {
+                "bootstrap.servers": self._place.bootstrap,
+                "group.id": "bench-last",
+                "enable.auto.commit": False,
+                **QUIET,
+            }
+        )
+        reader.assign([TopicPartition(topic, one, max(0, end - LAST)) for one, end in ends.items()])
+        wanted = sum(min(LAST, end) for end in ends.values())
+        found: list[Any] = []
+        limit = time.monotonic() + READ_S
+        while len(found) < wanted and time.monotonic() < limit:
+            found += [one.value() for one in reader.consume(wanted - len(found), 0.1) if one.error() is None]
+        reader.close()
+        results = map(orjson.loads, found)
+        return ["degraded" if one["degraded"] else one["status"] for one in results]
 
     def committed(self) -> int:
         """Return the number of queries below the group's committed positions."""

@@ -36,7 +36,7 @@ async def check(field: dict[str, Contestant], kafka: str | None, limit_s: float)
     Raises:
         SystemExit: one has not published exactly the expected records.
     """
-    working = {name: one for name, one in field.items() if one.works}
+    working = {name: one for name, one in field.items() if one.same_work}
     async with places(len(working), kafka, PARTITIONS) as there:
         for (name, contestant), place in zip(working.items(), there, strict=True):
             await work_off(place, contestant, QUERIES, limit_s)

@@ -53,7 +53,8 @@ async def measure(options: Options) -> Part:
             await at(place, share, capacity, options.seconds)
             for share, place in zip(SHARES, there[1:], strict=True)
         ]
-    _draw(found, options)
+    if options.publishes:
+        _draw(found, options)
     half = found[SHARES.index(0.5)]
     bars = [
         Bar.at_most("latency p50 at half the capacity", half.p50_ms, MAX_P50_MS, " ms"),
@@ -72,7 +73,7 @@ async def at(place: Place, share: float, capacity: float, seconds: float) -> Lat
     settings = {**place.settings, "kafka.fetch_max_wait_ms": wait_ms}
     size = int(rate * (seconds + WARM_UP_S))
     load = Load(place.bootstrap, place.topics.queries, rate, [Segment(size, ["2+2"])], LINGER_MS)
-    async with Service("trivial_app:app", settings) as service:
+    async with Service("traced_app:waiting", settings) as service:
         if not await service.until_ready():
             raise SystemExit(f"the service did not get ready: {list(service.log)[-3:]}")
         limit = time.monotonic() + seconds + WAIT_S

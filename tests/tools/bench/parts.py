@@ -6,7 +6,9 @@ import statistics
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .yardstick import Yardstick
 
 PARTITIONS = 8
 
@@ -20,6 +22,14 @@ class Options(NamedTuple):
     only: str | None
     seconds: float
     limit_s: float
+    rates: Sequence[int]
+    """Queries a second."""
+    quick: bool
+    """Leave out what is not needed to judge a change."""
+    other_python: str | None
+    """Of another environment whose fivestage is measured beside this one's."""
+    publishes: bool
+    """Whether files are written."""
 
 
 class Bar(NamedTuple):
@@ -57,6 +67,8 @@ class Part(NamedTuple):
     figures: Any
     table: str
     bars: Sequence[Bar]
+    yardsticks: Sequence[Yardstick] = ()
+    """The machine between its rounds."""
 
 
 class Spread(NamedTuple):
@@ -80,6 +92,13 @@ def paired(rounds: Sequence[Mapping[str, float]], one: str, other: str) -> Sprea
     """Divide one figure by the other's per round, as drift of the machine is in both."""
     found = [each[one] / each[other] for each in rounds if one in each and other in each]
     return Spread.of(found) if found else None
+
+
+def in_turn(names: Iterable[str], number: int) -> list[str]:
+    """Order the contestants of a round: each round begins with another."""
+    ordered = [*names]
+    first = number % len(ordered)
+    return ordered[first:] + ordered[:first]
 
 
 def file_name(name: str, options: Options) -> str:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .children import ROOT
+from .parts import Spread
+from .yardstick import Yardstick, yardstick
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-OUT = Path(os.environ.get("FIVESTAGE_BENCH_OUT") or ROOT / "docs" / "bench")
+DESTINATION = "FIVESTAGE_BENCH_OUT"
+OUT = Path(os.environ.get(DESTINATION) or ROOT / "docs" / "bench")
 """The directory of published figures; trials of the benchmarks themselves set another one."""
 
 
@@ -50,13 +53,23 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
 
 
-def save(name: str, figures: Any, options: Any = None) -> Path:
+def describe_machine(found: Sequence[Yardstick]) -> str:
+    """Format what two fixed pieces of work cost on this machine, between the rounds."""
+    rows = [
+        ["a fixed loop in Python", Spread.of([one.python_ms for one in found]).text(2)],
+        ["CRC-32 of 10 MiB", Spread.of([one.native_ms for one in found]).text(2)],
+    ]
+    return table(["the machine", "CPU ms"], rows)
+
+
+def save(name: str, figures: Any, options: Any = None, yardsticks: Sequence[Yardstick] = ()) -> Path:
     """Write figures as JSON, with what they were measured with."""
     machine = {
         "cores": os.cpu_count(),
         "load_average": os.getloadavg(),  # others may have been at work too
         "python": platform.python_version(),
         "system": platform.system(),
+        "yardsticks": [one._asdict() for one in (*yardsticks, yardstick())],
     }
     text = json.dumps({"machine": machine, "options": options, "figures": figures}, indent=1)
     return write(f"{name}.json", text + "\n")

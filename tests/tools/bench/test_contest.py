@@ -17,6 +17,8 @@ from .entries import CONTESTANTS, HANDWRITTEN
 from .place import places
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from confluent_kafka import Message
 
     from .place import Place
@@ -39,7 +41,7 @@ OF_FIVESTAGE = {"attempts"}
 LIMIT_S = 60.0
 APART = ("faust", "quix")
 """Those in separate environments, which ``make test-long`` creates."""
-OTHERS = [name for name, one in CONTESTANTS.items() if one.works and name != HANDWRITTEN]
+OTHERS = [name for name, one in CONTESTANTS.items() if one.same_work and name != HANDWRITTEN]
 
 
 def timeless(value: Any) -> Any:
@@ -70,6 +72,14 @@ async def events_of(name: str) -> dict[str, Any]:
         ]
         found = [event(message, place) for message in messages]
     return {headers["ce_id"]: (value, headers) for value, headers in found}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _patience() -> Iterator[None]:
+    """Let nothing time out in the other contestants either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_PATIENCE", "1000")
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,12 @@ class Verb(NamedTuple):
 
 
 QUICK = (
-    Verb("bench", "--parts contest --only fivestage-interpreted --rounds 1 --queries 1000", "contest.json"),
+    Verb(
+        "bench",
+        "--quick --parts contest --only fivestage,handwritten --rounds 1 --queries 3000",
+        "contest.json",
+    ),
+    Verb("bench", "--quick --parts rates --rounds 1 --seconds 1", "rates.json"),
     Verb("bench", "--parts batches --seconds 0.3", "batches.json"),
     Verb("bench.overload", "--contestants fivestage --loads 1.5 --seconds 3 --warmup 1", "overload.json"),
     Verb("bench.hostile", "--executors thread --kinds deaf --seconds 3 --settle 10", "hostile.json"),
@@ -56,7 +61,8 @@ VERBS = (*QUICK, *(pytest.param(verb, marks=pytest.mark.long) for verb in EXPENS
 
 def name_of(verb: Verb) -> str:
     """The part of a test's id that names a verb."""
-    return f"{verb.module} {verb.options.split()[1]}"
+    words = verb.options.removeprefix("--quick ").split()
+    return f"{verb.module} {words[1]}"
 
 
 @pytest.mark.verb

@@ -1,4 +1,4 @@
-"""The trivial app, with its spans exported: without an exporter the service creates none."""
+"""The apps of the contest, with their spans exported: without an exporter the service creates none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from fivestage.settings import TracingSettings
 if TYPE_CHECKING:
     from fivestage import Pipeline
 
-app: Pipeline = import_module("trivial_app").app  # `fivestage run` looks for modules in this folder
+# `fivestage run` looks for modules in this folder
+waiting: Pipeline = import_module("waiting_app").app
+never_waiting: Pipeline = import_module("trivial_app").app
 provider = make_provider(TracingSettings().sample_ratio)
 assert isinstance(provider, TracerProvider)
 import_module("contest.spans").export(provider)

@@ -100,6 +100,8 @@ def options_of(declared: Any) -> dict[str, str]:
             found["not_failures"] = _text(value[1:])  # the first one is always there
         elif dataclasses.is_dataclass(value) and not isinstance(value, Handler | type):
             found |= options_of(value)
+        elif one.name == "timeout_s":
+            found["timeout_ms"] = f"{value * 1000:g}"  # as it was declared
         else:
             found[one.name] = _text(value)
     return found

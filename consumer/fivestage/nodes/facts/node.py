@@ -46,6 +46,7 @@ class Facts:
         facts: A later fact replaces an earlier one of the same subject and attribute.
 
     Example:
+        >>> from fivestage.nodes.facts import Facts
         >>> facts = Facts.from_files("products.csv")  # doctest: +SKIP
         >>> app.node("facts", intents={"factual"}, validate=facts.validate)(facts.lookup)  # doctest: +SKIP
     """

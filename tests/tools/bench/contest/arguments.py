@@ -20,6 +20,12 @@ class Arguments(NamedTuple):
         """Parse the command line."""
         return cls(*sys.argv[1:6])
 
+    @staticmethod
+    def option(name: str, default: int) -> int:
+        """Return the value of ``name=VALUE`` after the place."""
+        given = [one.partition("=")[2] for one in sys.argv[6:] if one.startswith(f"{name}=")]
+        return int(given[0]) if given else default
+
     def topic(self, *, is_result: bool) -> str:
         """Return the topic of an event."""
         return self.results if is_result else self.stage_results

@@ -95,8 +95,7 @@ def main() -> None:
     if batch:
         application.batches()
     else:
-        workers = [one.removeprefix("--workers=") for one in sys.argv if one.startswith("--workers=")]
-        application.single(int(workers[0]) if workers else 1)
+        application.single(Arguments.option("--workers", 1))
     asyncio.run(FastStream(application.broker, logger=None).run())
 
 

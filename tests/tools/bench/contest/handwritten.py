@@ -16,8 +16,11 @@ from fivestage_schemas import QueryEvent
 from .arguments import Arguments
 from .work import Where, Work, texts
 
-SLOTS = 256
+SLOTS = 64
+"""More cost more, and let stages exceed their limits while they wait for the others."""
 COMMIT_S = 0.5
+FETCH_WAIT_MS = 500
+"""The client's default."""
 
 
 class Loop:
@@ -32,6 +35,7 @@ class Loop:
             group_id=given.group_id,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            fetch_max_wait_ms=given.option("--fetch-wait-ms", FETCH_WAIT_MS),
         )
         self.producer = AIOKafkaProducer(
             bootstrap_servers=given.bootstrap,

@@ -30,7 +30,7 @@ from fivestage_schemas import headers as h
 
 from .metrics import Metrics
 from .spans import export
-from .stages import STAGES
+from .stages import STAGES, TOTAL_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Iterator, Mapping
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from .stages import Stage
 
 SAMPLE_RATIO = 0.05
-TOTAL_S = 0.250
 LANE = "prod"
 FAILED = {Outcome.ERROR, Outcome.TIMEOUT}
 PROPAGATOR = TraceContextTextMapPropagator()
