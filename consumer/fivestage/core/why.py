@@ -30,6 +30,12 @@ _REASONS: Final[Mapping[str, str]] = {
     "worker_died": "the worker process died while it ran the query",
     "rejected": "validation rejected the answer",
 }
+_CAUSES: Final[Mapping[str, str]] = {
+    "ModelBusyError": "the model's server accepts no more requests",
+    "ModelError": "the model's server refused the request",
+    "ModelUnavailableError": "the model's server failed, or its answer broke off",
+}
+"""The errors of ``fivestage.nodes.llm``, which this package does not import."""
 _UNSTARTED: Final[Mapping[TimeoutReason | None, str]] = {
     None: "its answer would have come too late, so it was not started",
     TimeoutReason.EXPIRED_BEFORE_START: "its deadline had passed before it could be started",
@@ -127,6 +133,8 @@ def _last(stage: StageResult) -> str:
         return f"{name} did not end within the {_ms(stage.timeout_ms)} it was granted"
     if stage.outcome is Outcome.SKIPPED:
         return f"{name} was skipped"
+    if (cause := _CAUSES.get(kind)) is not None:
+        return f"{name} failed after {_ms(stage.duration_ms)}: {cause} ({kind})"
     return f"{name} failed with {kind or 'an error'} after {_ms(stage.duration_ms)}"
 
 

@@ -170,8 +170,9 @@ class StageContext(Outbound, Generic[S]):
         """Offer an answer that is to be published if this node does not end in time; only in a node.
 
         The last one counts, also if the node then blocks its event loop or its process is killed. What the
-        node returns replaces it; an exception discards it. The query ends as a ``timeout`` with this answer
-        and ``partial``. If it allows partial answers and time is left, it succeeds, degraded.
+        node returns replaces it; an exception discards it, unless its attribute ``keeps_offer`` is True. The
+        query ends as a ``timeout``, or an ``error``, with this answer and ``partial``. If it allows partial
+        answers and time is left, it succeeds, degraded.
 
         Args:
             answer: Whatever a node may return. It is encoded now: later changes of it have no effect.

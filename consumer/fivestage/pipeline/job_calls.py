@@ -73,7 +73,7 @@ class JobCalls:
 
     __slots__ = (
         "_app", "_bounds", "_clock", "_ctx", "_gates", "_history", "_job", "_limit", "_node",
-        "_retriable", "_threads", "_times", "_traced", "_trial_s", "_waited_s",
+        "_retriable", "_retry_after_s", "_threads", "_times", "_traced", "_trial_s", "_waited_s",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, job: Job, history: StageHistory, monitor: StepMonitor | None) -> None:
@@ -85,6 +85,8 @@ class JobCalls:
         """Seconds that the next call may take if it is a trial, else 0.0; and those that it has waited."""
         self._retriable = False
         """The last call raised an exception after which it may be made again."""
+        self._retry_after_s = 0.0
+        """Seconds that this exception asks to wait before that."""
         self._traced = enter_query(job.trace)
         self._times = Times(job.started_at, job.ends_at, job.due_at)
         self._bounds = Bounds(
@@ -145,14 +147,14 @@ class JobCalls:
         if result.outcome is _SUCCESS:
             result = self._recorded(result)
         failed = result.outcome is _ERROR and not self._history.closed and result.error_type != NODE_BUSY
-        self._retriable = result.retriable
+        self._retriable, self._retry_after_s = result.retriable, result.retry_after_s
         verdict = self._ctx.validated if running.spec.stage_type is _VALIDATION else None
         where = self._log(running, result) if failed else None
         return StageRun(
             running.spec, result.outcome, result.data_json, result.error, result.error_type, running.node,
             running.attempt, running.started_at, result.duration_s, running.granted_s + result.extended_s,
             running.probe, verdict, result.excused, running.waited_s, where,
-            counted=running.counted, capped=running.capped,
+            counted=running.counted, capped=running.capped, keeps_offer=result.keeps_offer,
         )  # fmt: skip
 
     def _recorded(self, result: CallResult) -> CallResult:

@@ -128,6 +128,10 @@ def test_no_time_was_left_for_a_stage() -> None:
     ("error_type", "expected"),
     [
         ("ConnectionError", "processing (pricing) failed with ConnectionError after 10 ms"),
+        (
+            "ModelError",
+            "processing (pricing) failed after 10 ms: the model's server refused the request (ModelError)",
+        ),
         ("breaker_open", "node pricing was not called because its breaker was open"),
         ("node_busy", "node pricing was not called because no thread, or no slot of its limit, was free"),
         ("worker_died", "the worker process died while it ran the query"),
