@@ -63,7 +63,7 @@ class Orchestrator:
         22
 
     An app with resources needs ``async with``, which opens the resources on the running loop, closes them
-    there, and raises ResourceError if one cannot be opened.
+    there, and raises ResourceError if one cannot be opened; none is tried twice.
 
         >>> async with Orchestrator(app) as orchestrator:  # doctest: +SKIP
         ...     result = await orchestrator.process_query("What is 15 + 7?")
