@@ -166,8 +166,8 @@ class ResourceManager:
         if now < self._quiet_until.get(resource, now):
             return
         self._quiet_until[resource] = now + pause_s / 2
-        about = error_fields(resource, failure) | {"error": message_of(failure)}
-        log_event("warning", "a resource did not open", retry_in_s=pause_s, **about)
+        about, said = error_fields(resource, failure), message_of(failure)
+        log_event("warning", "a resource did not open", error=said, retry_in_s=pause_s, **about)
 
     def _has(self, resource: Resource[Any]) -> bool:
         return (_place_of(resource), resource) in self._open
