@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     Field,
@@ -71,6 +71,7 @@ __all__ = [
 LaneName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,128}$", to_lower=True)]
 """In lower case, as gRPC requires; HTTP sees no difference."""
+NO_FILE: Final = " (no settings file was read: --config FILE)"
 LaneShare = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -163,6 +164,8 @@ class Settings(BaseSettings):
     """The settings that nodes and resources define, a table for each name; shown masked."""
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     """The file or variable that sets a key of ``nodes``."""
+    _hint: str = PrivateAttr(default="")
+    """What an error about a missing setting of a node ends with."""
 
     @field_validator("lanes", mode="before")
     @classmethod
@@ -211,6 +214,7 @@ class Settings(BaseSettings):
             raise ConfigurationError(f"{error}: {example}") from None
         sources = {**dict.fromkeys(dict(flattened(from_file)), str(config)), **variables()}
         settings._sources |= {key: one for key, one in sources.items() if key.startswith("nodes.")}  # noqa: SLF001
+        settings._hint = "" if config else NO_FILE  # noqa: SLF001
         return settings
 
     def for_nodes(self, app: Pipeline) -> NodeSettings:
@@ -219,7 +223,7 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: a name is unknown, or values do not fit the node's model.
         """
-        return NodeSettings.of(app, unmasked(self.nodes), self._sources)
+        return NodeSettings.of(app, unmasked(self.nodes), self._sources, self._hint)
 
     def conflicts(self, cores: int | None = None, platform: str = sys.platform) -> Iterator[str]:
         """Describe valid settings that limit or contradict each other, one sentence each.

@@ -252,6 +252,48 @@ def test_a_timeout_is_shown_as_it_was_declared() -> None:
     assert options_of(app.nodes["mine"]) == {"validate": "mine.validate", "limit": "2", "timeout_ms": "80"}
 
 
+TYPED = """
+from fivestage import Pipeline
+from pydantic import BaseModel
+
+app = Pipeline()
+
+
+class Quote(BaseModel):
+    prefix: str
+
+
+@app.node("quote", intents={"greeting"}, settings=Quote)
+async def quote(query, ctx):
+    return ctx.settings.prefix
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[nodes.quote]\nprefix = 'a'\n", None),
+        (
+            "[nodes.quote]\nprefx = 'a'\n",
+            "nodes.quote.prefx: there is no such setting (did you mean 'prefix'?)",
+        ),
+        ("[nodes.quot]\nprefix = 'a'\n", "nodes.quot: there is no node or resource of this name"),
+        ("", "nodes.quote.prefix: not set: needed in [nodes.quote]"),
+    ],
+)
+def test_settings_of_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str | None
+) -> None:
+    """With ``--config`` the settings of nodes are checked too; without it they are not."""
+    (tmp_path / "f.toml").write_text(text)
+    assert run(tmp_path, monkeypatch, TYPED).exit_code == 0
+    ran = run(tmp_path, monkeypatch, TYPED, "--config", str(tmp_path / "f.toml"))
+    assert (ran.exit_code, f"error: {said}" in ran.output) == (int(said is not None), said is not None)
+    assert "no settings file" not in ran.output
+    found = json.loads(run(tmp_path, monkeypatch, TYPED, "--json", "-c", str(tmp_path / "f.toml")).stdout)
+    assert (found["works"], len(found["errors"])) == (said is None, int(said is not None))
+
+
 def test_options_of_what_is_declared() -> None:
     """What differs from its default is shown, by the names of classes and functions, also if it is nested."""
 

@@ -662,10 +662,19 @@ async def test_later_stages_see_what_the_event_says() -> None:
 async def test_an_answer_is_kept_beside_data_that_is_too_large() -> None:
     """The answer is kept where the stage's other data is too large."""
     orchestrator = Orchestrator(
-        app_of(processing=returning({"answer": Decimal(1), "text": "x" * 1001})), max_data_bytes=1000
+        app_of(processing=returning({"answer": Decimal(1), "text": "x" * 5001})), max_data_bytes=5000
     )
     result = await orchestrator.process_query("x")
     assert (result.answer, result.stages[2].error_type) == ("1", "result_too_large")
+
+
+@pytest.mark.parametrize("size", [4500, 5001])
+async def test_an_answer_that_no_event_takes_is_an_error(size: int) -> None:
+    """An answer that makes the event too large ends the query as the service would end it."""
+    orchestrator = Orchestrator(app_of(processing=returning("x" * size)), max_data_bytes=5000)
+    result = await orchestrator.process_query("x")
+    assert (result.status, result.error_type, result.answer) == ("error", "result_too_large", None)
+    assert "more than the 5000 bytes" in (result.error or "")
 
 
 async def test_verdicts_of_numpy() -> None:

@@ -53,6 +53,13 @@ def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> Non
     for name in os.environ:
         if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower().split("__")[0] not in known:
             print(f"fivestage: {name} in the environment is not a setting and has no effect", file=sys.stderr)
+    if settings.nodes:
+        names = ", ".join(f"[nodes.{name}]" for name in settings.nodes)
+        print(
+            f"fivestage: {names}: not checked here, as your app defines them: fivestage check MODULE:APP "
+            "--config FILE",
+            file=sys.stderr,
+        )
     print("the settings are valid")
 
 

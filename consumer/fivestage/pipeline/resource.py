@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import re
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from fivestage.errors import InvalidAppError
 from fivestage.pipeline.call_result import CallResult
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 T = TypeVar("T")
+
+CREDENTIALS: Final = re.compile(r"(?<=://)\S*@")
+"""User and password in a URL; more than that where they are not escaped."""
 
 
 class StandIn:
@@ -100,14 +104,18 @@ def log_event(level: str, event: str, **fields: Any) -> None:
 
 
 def error_fields(resource: Resource[Any], error: BaseException) -> dict[str, str]:
-    """The fields of a log line about an error, without the message, which may hold secrets."""
+    """The fields of a log line about an error, without the message: it may hold text of queries."""
     return {"resource": resource.name, "error_type": type(error).__name__, "where": where(resource, error)}
 
 
 def error_text(resource: Resource[Any], error: BaseException) -> str:
     """An error of an author's function in two lines: class and message, and where it was raised."""
-    result = CallResult.of_error(error)
-    return f"  {result.error_type}: {result.error}\n  at {where(resource, error)}"
+    return f"  {CallResult.of_error(error).error_type}: {message_of(error)}\n  at {where(resource, error)}"
+
+
+def message_of(error: BaseException) -> str:
+    """The message of what an opening raised, without user and password of URLs."""
+    return CREDENTIALS.sub("***@", CallResult.of_error(error).error or "")
 
 
 def where(resource: Resource[Any], error: BaseException | None = None) -> str:

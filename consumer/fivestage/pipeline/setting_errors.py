@@ -22,10 +22,18 @@ _SHORT: Final = 3
 """Values of at most so many characters count as quoted only where they are a word."""
 
 
-def described(finding: ErrorDetails, given: Mapping[str, Any], name: str) -> str:
-    """Describe a finding of pydantic about the values *given* to the node called *name*."""
+def described(finding: ErrorDetails, given: Mapping[str, Any], name: str, hint: str = "") -> str:
+    """Describe a finding of pydantic about the values *given* to the node called *name*.
+
+    Args:
+        finding: The finding.
+        given: The values.
+        name: The node.
+        hint: What is added where a value is missing.
+    """
     if finding["type"] == "missing":
-        return f"not set: needed in [nodes.{name}] or the environment, in a test in nodes={{{name!r}: ...}}"
+        where = f"[nodes.{name}] or the environment, in a test in nodes={{{name!r}: ...}}"
+        return f"not set: needed in {where}{hint}"
     text = finding["msg"].removeprefix("Value error, ").partition("\n")[0][:MAX_TEXT]
     if _may_quote(finding) and any(_quotes(text, leaf) for leaf in _leaves(given)):
         return f"invalid ({finding['type']}); the message is left out, because it quotes the value"

@@ -59,7 +59,7 @@ async def call_node(
         Exception: what the node raised.
         NodeError: what the node returned is no JSON, or it raised something that is no Exception.
         NoNodeError: the app has no such node.
-        ResourceError: a resource could not be opened within 10 s.
+        ResourceError: a resource raised as it opened, which is not tried again, or took more than 10 s.
 
     Example:
         >>> import asyncio

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fivestage.cli.check.uses import is_coroutine_function, resources_in
+from fivestage.errors import ConfigurationError
 from fivestage.nodes.decision import GENERAL, LAST_RESORT, candidate_groups
 from fivestage.nodes.intent import INTENTS
 from fivestage_schemas import StageType
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from fivestage.pipeline.node import Handler
     from fivestage.pipeline.pipeline import Pipeline
+    from fivestage.settings import Settings
 
 DECLARED: Final = tuple(one for one in StageType if one is not StageType.PROCESSING)
 """The stages that have a function; processing calls nodes."""
@@ -45,6 +47,14 @@ def find(app: Pipeline) -> Findings:
             if node.validate is not None and not node.is_builtin
         ]
     return found
+
+
+def wrong_settings(app: Pipeline, settings: Settings) -> Iterator[str]:
+    """What is wrong with the settings of nodes, as the start of the service would say it."""
+    try:
+        settings.for_nodes(app)
+    except ConfigurationError as error:
+        yield str(error)
 
 
 def is_builtin(handler: Handler) -> bool:
