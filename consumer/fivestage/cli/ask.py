@@ -28,7 +28,8 @@ def ask(
 ) -> None:
     """Answer one question with your app, without Kafka: prints the answer, and where the time went.
 
-    Opens the app's resources and closes them again. Exit code 1 if the query does not succeed.
+    Opens the app's resources and closes them again. Exit code 1 if the query does not succeed, or if
+    validation rejects its answer.
 
     Example: `fivestage ask myapp:app "hello there"`
 
@@ -46,7 +47,7 @@ def ask(
         print(result.model_dump_json())
     else:
         _print(result)
-    if result.status != "success":
+    if result.status != "success" or result.validated is False:
         raise typer.Exit(1)
 
 

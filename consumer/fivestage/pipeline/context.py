@@ -135,6 +135,8 @@ class StageContext(Outbound, Generic[S]):
     """The node's confidence, 0..1; None if it gave none."""
     validated: bool | None = None
     """The verdict of validation, for reflection; None if there is none."""
+    rejection: str | None = field(default=None, init=False, repr=False)
+    """Why the built-in validation rejected the answer; the ``error`` of the stage's result."""
     on_trial: bool = field(default=False, repr=False)
     """The built-in decision chose the node to find out whether it has recovered."""
     resources: OpenResources = field(default=_NO_RESOURCES, repr=False)

@@ -46,6 +46,8 @@ async def mine(query, ctx):
         asyncio.create_task(asyncio.sleep(3600))
     if word == "block":
         time.sleep(0.5)
+    if word == "nothing":
+        return None
     return {"answer": [ctx.use(client), ctx.lane, word], "confidence": 0.5}
 """
 
@@ -68,6 +70,7 @@ def test_prints_answer_and_waterfall(tmp_path: Path) -> None:
     ran = ask(tmp_path, "hello", "--budget-ms", "60000")
     assert (ran.returncode, ran.stderr) == (0, "opened\nclosed\n")
     assert 'answer     ["client", "prod", "hello"]' in ran.stdout
+    assert "\nintent     greeting (greeting)\n" in ran.stdout
     assert "  success  node mine  lane prod  " in ran.stdout
     for stage in ("intent", "decision", "processing", "validation", "reflection"):
         assert f"\n{stage} " in ran.stdout
@@ -100,6 +103,18 @@ def test_code_that_does_not_come_back(tmp_path: Path, word: str) -> None:
     ran = ask(tmp_path, word)
     assert ran.returncode == 1
     assert "  timeout  node mine" in ran.stdout
+    blocks = "as it did not give control back to the event loop; code that blocks belongs in a def"
+    assert (word == "block") == (blocks in ran.stdout)
+
+
+def test_an_answer_that_validation_rejects(tmp_path: Path) -> None:
+    """The exit code is 1, since the answer is bad, and the reason names the rule."""
+    ran = ask(tmp_path, "nothing")
+    assert (ran.returncode, "  degraded  " in ran.stdout) == (1, True)
+    assert (
+        "\nwhy        answered, but validation rejected the answer: there is no answer: it is null\n"
+        in ran.stdout
+    )
 
 
 def test_a_task_that_is_left(tmp_path: Path) -> None:
