@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from fivestage.cli.common import ConfigOption, JsonOption, load_settings, query_event
+from fivestage.cli.common import ConfigOption, JsonOption, load_settings, query_event, warn_of_variables
 
 if TYPE_CHECKING:
     from fivestage.pipeline.pipeline import Pipeline
@@ -41,6 +41,7 @@ def ask(
     event = query_event(f"ask-{uuid.uuid4().hex[:8]}", text, lane=lane, budget_ms=budget_ms)
     settings = load_settings(config)
     logging.configure("WARNING", settings.logging.show_text, "text")
+    warn_of_variables(settings)
     app = load_app(target)
     result = _result(app, settings, event)
     if as_json:

@@ -123,6 +123,15 @@ def test_a_task_that_is_left(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stderr) == (0, "opened\nclosed\n")
 
 
+def test_a_variable_that_sets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt section is a warning, once, with what may have been meant."""
+    monkeypatch.setenv("FIVESTAGE_PIPELIN__TOTAL_TIMEOUT_MS", "7")
+    ran = ask(tmp_path, "hello", "--budget-ms", "60000")
+    warned = [line for line in ran.stderr.splitlines() if "variable has no effect" in line]
+    assert (ran.returncode, len(warned)) == (0, 1)
+    assert "did you mean FIVESTAGE_PIPELINE__TOTAL_TIMEOUT_MS?" in warned[0]
+
+
 def test_wrong_use(tmp_path: Path) -> None:
     """A lane that no query may have, and an app that is not there, exit with 2."""
     ran = ask(tmp_path, "hello", "--lane", "a b")
