@@ -61,15 +61,15 @@ class Streams:
     [
         (
             lambda: Pipeline().node("mine", limits=2),  # type: ignore[call-arg]
-            "node 'mine': node has no argument 'limits' (did you mean 'limit'?); it has name, intents,",
+            "node 'mine': app.node has no argument 'limits' (did you mean 'limit'?); it has name, intents,",
         ),
         (
             lambda: Pipeline().batch_node("mine", max_sizes=2),  # type: ignore[call-arg]
-            "node 'mine': batch_node has no argument 'max_sizes' (did you mean 'max_size'?); it has name,",
+            "node 'mine': app.batch_node has no argument 'max_sizes' (did you mean 'max_size'?); it has",
         ),
         (
             lambda: Pipeline().add_node("mine", object(), zzz=2),  # type: ignore[call-arg]
-            "node 'mine': add_node has no argument 'zzz'; it has name, node, intents, not_failures, limit,",
+            "node 'mine': app.add_node has no argument 'zzz'; it has name, node, intents, not_failures,",
         ),
     ],
 )

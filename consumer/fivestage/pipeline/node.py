@@ -148,10 +148,8 @@ def names_arguments(declare: Declaration) -> Declaration:
         for option in options:
             if option not in known:
                 title = f"node {args[1]!r}" if len(args) > 1 else "a node"
-                hint = closest(option, known)
-                raise InvalidAppError(
-                    f"{title}: {declare.__name__} has no argument {option!r}{hint}; it has {', '.join(known)}"
-                )
+                said = f"app.{declare.__name__} has no argument {option!r}{closest(option, known)}"
+                raise InvalidAppError(f"{title}: {said}; it has {', '.join(known)}")
         return declare(*args, **options)
 
     return checked  # type: ignore[return-value] # the wrapper takes and returns the same
