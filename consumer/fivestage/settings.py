@@ -43,7 +43,7 @@ from fivestage.kafka.settings import AROUND_DRAIN_MS, KafkaSettings, TopicSettin
 from fivestage.observability.settings import AdminSettings, LoggingSettings, TracingSettings
 from fivestage.pipeline.node_settings import NodeSettings
 from fivestage.pipeline.settings import NodeTables, unmasked
-from fivestage.setting_sources import flattened, read_toml, variables
+from fivestage.setting_sources import explained, flattened, read_toml, variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -184,35 +184,46 @@ class Settings(BaseSettings):
         return self
 
     @classmethod
-    def load(cls, config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    def load(
+        cls,
+        config: Path | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        environment: bool = True,
+    ) -> Settings:
         """Read the settings.
 
         Args:
             config: A TOML file with the sections of this class.
             overrides: Nested values, such as those of the command line, that win over all others.
+            environment: Whether variables count; not in the test kit.
 
         Raises:
             ConfigurationError: a value is invalid (the text names its key, not the value), or the file is.
         """
         from_file = read_toml(config) if config else {}
+        sources = dict.fromkeys(dict(flattened(from_file)), str(config))
+        sources |= variables() if environment else {}
 
         class _WithFile(cls):  # type: ignore[misc, valid-type] # mypy does not follow a variable base class
             @classmethod
             def settings_customise_sources(
-                cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+                cls, settings_cls: type[BaseSettings], **known: PydanticBaseSettingsSource
             ) -> tuple[PydanticBaseSettingsSource, ...]:
                 """Return the sources, strongest first: command line, environment, file."""
                 file_source = InitSettingsSource(settings_cls, init_kwargs=from_file)
-                return sources["init_settings"], sources["env_settings"], file_source
+                read = (known["env_settings"], file_source) if environment else (file_source,)
+                return known["init_settings"], *read
 
         try:
             settings = _WithFile(**(overrides or {}))
         except ValidationError as error:
-            raise ConfigurationError(_explain(error)) from None
+            given = dict(flattened(overrides or {}))
+            read = {key: one for key, one in sources.items() if key not in given}
+            raise ConfigurationError(explained(error, cls, read)) from None
         except SettingsError as error:  # its text names the field and the source, not the value
             example = 'in the environment, lists and tables are JSON, such as ["prod", "canary"]'
             raise ConfigurationError(f"{error}: {example}") from None
-        sources = {**dict.fromkeys(dict(flattened(from_file)), str(config)), **variables()}
         settings._sources |= {key: one for key, one in sources.items() if key.startswith("nodes.")}  # noqa: SLF001
         settings._hint = "" if config else NO_FILE  # noqa: SLF001
         return settings
@@ -270,12 +281,3 @@ def _cores() -> int:
     """Return how many CPU cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on every platform
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
-def _explain(error: ValidationError) -> str:
-    findings = []
-    for finding in error.errors(include_input=False, include_url=False, include_context=False):
-        key = ".".join(str(part) for part in finding["loc"])
-        hint = "no such setting" if finding["type"] == "extra_forbidden" else finding["msg"]
-        findings.append(f"{key}: {hint.removeprefix('Value error, ')}")
-    return "; ".join(findings) + ' ("fivestage config show" lists all settings)'

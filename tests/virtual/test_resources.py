@@ -127,6 +127,40 @@ async def test_an_overridden_resource_is_not_opened() -> None:
         assert "was overridden" in (result.error or "")
 
 
+@pytest.mark.parametrize(
+    ("used", "said"),
+    [
+        (Recorded, "ctx.use(Recorded): Recorded is a class; declare a function that yields an object of it"),
+        (contextlib.suppress, "ctx.use(suppress): suppress is a class"),
+        (len, "ctx.use(len): len is no resource of this app; decorate it with @app.resource"),
+        (
+            "http",
+            "ctx.use('http'): a resource is not used by its name; pass the resource itself: ctx.use(http)",
+        ),
+        ("no name", "ctx.use('no name'): a resource is not used by its name; pass the resource itself"),
+        (7, "ctx.use(an object of class int): it is no resource; pass what @app.resource has made of a"),
+    ],
+)
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_use_of_what_is_no_resource(used: Any, said: str, is_batch: bool) -> None:  # noqa: FBT001
+    """The error of a node that uses something else says what to write, in a batch too."""
+    app = Pipeline()
+
+    async def one(_query: Any, ctx: Any) -> Any:
+        return ctx.use(used)
+
+    async def many(_items: Any, ctx: Any) -> Any:
+        return ctx.use(used)
+
+    declare: Any = app.batch_node if is_batch else app.node
+    declare("mine", intents={"general"})(many if is_batch else one)
+    result = await Orchestrator(app).process_query("so")
+    assert (result.error_type, (result.error or "").find(said)) == (
+        "ResourceError",
+        len("Processing failed: "),
+    )
+
+
 async def test_an_override_while_it_runs() -> None:
     """An override at run time holds from the next use until its end."""
     recorded = Recorded("one")

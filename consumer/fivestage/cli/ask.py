@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from fivestage.cli.common import ConfigOption, JsonOption, load_settings, query_event
+from fivestage.cli.common import ConfigOption, JsonOption, load_settings, query_event, warn_of_variables
 
 if TYPE_CHECKING:
     from fivestage.pipeline.pipeline import Pipeline
@@ -41,7 +41,8 @@ def ask(
 ) -> None:
     """Answer one question with your app, without Kafka: prints the answer, and where the time went.
 
-    Opens the app's resources and closes them again. Exit code 1 if the query does not succeed.
+    Opens the app's resources and closes them again. Exit code 1 if the query does not succeed, or if
+    validation rejects its answer.
 
     Example: `fivestage ask myapp:app "hello there"`
 
@@ -55,13 +56,14 @@ def ask(
     settings = load_settings(config)
     _warn_of_budget(settings.pipeline.total_timeout_ms, event)
     logging.configure("WARNING", settings.logging.show_text, "text")
+    warn_of_variables(settings)
     app = load_app(target)
     result = _result(app, settings, event)
     if as_json:
         print(result.model_dump_json())
     else:
         _print(result)
-    if result.status != "success":
+    if result.status != "success" or result.validated is False:
         raise typer.Exit(1)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fivestage.cli.common import ConfigOption, errors_as_one_line, load_settings
+from fivestage.cli.common import ConfigOption, errors_as_one_line, load_settings, warn_of_variables
 from fivestage.cli.run import LogLevel, harden_process
 from fivestage.errors import ConfigurationError, InvalidAppError
 
@@ -72,6 +72,7 @@ def dev(
         style = "text" if settings.logging.format == "auto" else settings.logging.format
         chosen = log_level, texts, style, True
         logging.configure(*chosen)
+        warn_of_variables(settings)
         sources = Sources.of(target, [*(watch or ()), *([config] if config else ())])
         _warn_of_place(target, sources)
         app = _first_app(target, sources)

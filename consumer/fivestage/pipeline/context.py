@@ -15,12 +15,11 @@ from fivestage.core.routing_snapshot import RoutingSnapshot
 from fivestage.errors import InvalidAppError, NodeError, ResourceError
 from fivestage.pipeline.answers import offer_of
 from fivestage.pipeline.outbound import Outbound
+from fivestage.pipeline.resource import Resource, no_resource
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from fivestage.pipeline.resource import Resource
 
 T = TypeVar("T")
 S = TypeVar("S", default=Any)
@@ -136,6 +135,8 @@ class StageContext(Outbound, Generic[S]):
     """The node's confidence, 0..1; None if it gave none."""
     validated: bool | None = None
     """The verdict of validation, for reflection; None if there is none."""
+    rejection: str | None = field(default=None, init=False, repr=False)
+    """Why the built-in validation rejected the answer; the ``error`` of the stage's result."""
     on_trial: bool = field(default=False, repr=False)
     """The built-in decision chose the node to find out whether it has recovered."""
     resources: OpenResources = field(default=_NO_RESOURCES, repr=False)
@@ -197,8 +198,8 @@ class StageContext(Outbound, Generic[S]):
         Example: ``async with ctx.use(http).get(url) as reply:``; see ``Pipeline.resource``.
 
         Raises:
-            ResourceError: it is not open here, or belongs to an event loop and is used in a thread: in a
-                ``def`` stage or node, or in a function that ``run_sync`` runs.
+            ResourceError: it is no resource, is not open here, or belongs to an event loop and is used in a
+                thread: in a ``def`` stage or node, or in a function that ``run_sync`` runs.
         """
         return find_open(resource, self.resources)
 
@@ -241,6 +242,9 @@ def find_open(resource: Resource[T], resources: OpenResources) -> T:
     Raises:
         ResourceError: see ``StageContext.use``.
     """
+    untyped: Any = resource
+    if not isinstance(untyped, Resource):
+        raise ResourceError(no_resource(untyped))
     if resource.is_async and not _on_a_loop():
         raise ResourceError(
             f"resource {resource.name!r} is an `async def`, so it belongs to an event loop; this code "

@@ -46,6 +46,9 @@ DEFAULT_START_TIMEOUT_MS = 60_000
 class Orchestrator:
     """Runs queries through the stages of an app.
 
+    Reads no file and no variable of the environment. ``nodes=Settings.load(path).for_nodes(app)`` gives nodes
+    the settings that the service would give them.
+
     Args:
         app: Stages and nodes; ``Pipeline()``, the built-in ones, if None.
         plan: Time limits, and which stages are critical; ``Plan.of()`` if None.

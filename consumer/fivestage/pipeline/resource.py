@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 CREDENTIALS: Final = re.compile(r"(?<=://)\S*@")
 """User and password in a URL; more than that where they are not escaped."""
+MAX_NAME_CHARS: Final = 50
+"""Of a text that was passed instead of a resource."""
 
 
 class StandIn:
@@ -62,6 +64,28 @@ class Resource(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Resource {self.name}, once per {'event loop' if self.is_async else 'process'}>"
+
+
+def no_resource(value: Any, name: str | None = None) -> str:
+    """What to do about ``ctx.use(value)`` with something that is no resource.
+
+    Args:
+        value: What was passed.
+        name: How the code names it; by default its own name.
+    """
+    if isinstance(value, str):
+        named = value[:MAX_NAME_CHARS]
+        proposal = f": ctx.use({named})" if named.isidentifier() else ""
+        return f"ctx.use({named!r}): a resource is not used by its name; pass the resource itself{proposal}"
+    name = name or getattr(value, "__name__", None) or f"an object of class {type(value).__name__}"
+    if inspect.isclass(value):
+        return (
+            f"ctx.use({name}): {name} is a class; declare a function that yields an object of it with "
+            "@app.resource, and pass that"
+        )
+    if inspect.isroutine(value):
+        return f"ctx.use({name}): {name} is no resource of this app; decorate it with @app.resource"
+    return f"ctx.use({name}): it is no resource; pass what @app.resource has made of a function"
 
 
 def _is_async(function: Any) -> bool:

@@ -58,9 +58,13 @@ def takes(model: type[BaseModel], key: str) -> bool:
 def similar(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'NAME'?)`` if a known name is similar, else the known names."""
     names = sorted(known)
-    if close := difflib.get_close_matches(name, names, n=1):
-        return f" (did you mean {close[0]!r}?)"
-    return f" (there are: {', '.join(names) or 'none'})"
+    return closest(name, names) or f" (there are: {', '.join(names) or 'none'})"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'NAME'?)`` if a known name is similar, else nothing."""
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _may_quote(finding: ErrorDetails) -> bool:

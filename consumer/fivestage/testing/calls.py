@@ -39,7 +39,8 @@ async def call_node(
     """Call one node as the processing stage does: with its limit, its threads and the app's resources.
 
     No other node is called if this one fails, and none of the app's stages run. Resources are opened for the
-    call, without those that ``app.override`` replaces, and closed after it.
+    call, without those that ``app.override`` replaces, and closed after it. Variables of the environment do
+    not count.
 
     Args:
         app: The Pipeline of the node.

@@ -52,6 +52,8 @@ async def mine(query, ctx):
         return {"answer": "x" * int(word[5:]), "confidence": 0.5}
     if word == "block":
         time.sleep(0.5)
+    if word == "nothing":
+        return None
     return {"answer": [ctx.use(client), ctx.lane, word], "confidence": 0.5}
 """
 
@@ -83,6 +85,7 @@ def test_prints_answer_and_waterfall(tmp_path: Path) -> None:
     ran = ask(tmp_path, "hello", "--budget-ms", "60000", **PATIENT)
     assert (ran.returncode, ran.stderr) == (0, "opened\nclosed\n")
     assert 'answer     ["client", "prod", "hello"]' in ran.stdout
+    assert "\nintent     greeting (greeting)\n" in ran.stdout
     assert "  success  node mine  lane prod  " in ran.stdout
     for stage in ("intent", "decision", "processing", "validation", "reflection"):
         assert f"\n{stage} " in ran.stdout
@@ -158,12 +161,33 @@ def test_code_that_does_not_come_back(tmp_path: Path, word: str) -> None:
     ran = ask(tmp_path, word)
     assert ran.returncode == 1
     assert "  timeout  node mine" in ran.stdout
+    blocks = "as it did not give control back to the event loop; code that blocks belongs in a def"
+    assert (word == "block") == (blocks in ran.stdout)
+
+
+def test_an_answer_that_validation_rejects(tmp_path: Path) -> None:
+    """The exit code is 1, since the answer is bad, and the reason names the rule."""
+    ran = ask(tmp_path, "nothing")
+    assert (ran.returncode, "  degraded  " in ran.stdout) == (1, True)
+    assert (
+        "\nwhy        answered, but validation rejected the answer: there is no answer: it is null\n"
+        in ran.stdout
+    )
 
 
 def test_a_task_that_is_left(tmp_path: Path) -> None:
     """Tasks that a node leaves behind are cancelled, without a word."""
     ran = ask(tmp_path, "leave", "--budget-ms", "60000", **PATIENT)
     assert (ran.returncode, ran.stderr) == (0, "opened\nclosed\n")
+
+
+def test_a_variable_that_sets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt section is a warning, once, with what may have been meant."""
+    monkeypatch.setenv("FIVESTAGE_PIPELIN__TOTAL_TIMEOUT_MS", "7")
+    ran = ask(tmp_path, "hello", "--budget-ms", "60000")
+    warned = [line for line in ran.stderr.splitlines() if "variable has no effect" in line]
+    assert (ran.returncode, len(warned)) == (0, 1)
+    assert "did you mean FIVESTAGE_PIPELINE__TOTAL_TIMEOUT_MS?" in warned[0]
 
 
 def test_wrong_use(tmp_path: Path) -> None:
