@@ -6,7 +6,7 @@
     ├── ConfigurationError      something outside the code must be corrected first; exit code 2
     │   └── AccessError         Kafka was reached and rejects this client
     ├── InvalidAppError         the Pipeline cannot run as it was declared
-    ├── ResourceError           a resource could not be opened in time, or is used where it is not open
+    ├── ResourceError           a resource could not be opened in time, is not open, or is none
     ├── NodeError               a stage returned an invalid value; base of the errors of stages and nodes
     │   ├── NoNodeError         no node handles the intent, or the decision named an unknown node or none
     │   └── Unanswerable        raised by a node for a query without an answer; not a failure of the node
@@ -35,7 +35,7 @@ class InvalidAppError(FivestageError):
 
 
 class ResourceError(FivestageError):
-    """A resource could not be opened, or is used where it is not open. The text says which and why."""
+    """A resource could not be opened, is not open where it is used, or is none. The text says why."""
 
 
 class NodeError(FivestageError):

@@ -1,19 +1,27 @@
-"""Where settings come from: the keys that the environment and a file set."""
+"""Where settings come from: the keys that the environment and a file set, and what is wrong with them."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import tomllib
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import BaseModel, ValidationError
+
 from fivestage.errors import ConfigurationError
+from fivestage.pipeline.setting_errors import closest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 PREFIX: Final = "FIVESTAGE_"
+OTHER_VARIABLES: Final = frozenset({"config"})
+"""Variables of the commands, which are no settings."""
+MISSPELT: Final = 0.8
+"""The similarity from which on a variable is taken for a misspelt one."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -47,6 +55,60 @@ def variables() -> dict[str, str]:
             key = variable.upper().removeprefix(PREFIX).lower().replace("__", ".")
             found |= dict.fromkeys(_keys(key, os.environ[variable]), variable)
     return found
+
+
+def unknown_variables(sections: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Return the variables with the prefix that set nothing, each with the one that it may be misspelt for.
+
+    Args:
+        sections: The names at the top level of the settings.
+    """
+    known = {*sections, *OTHER_VARIABLES}
+    for variable in sorted(os.environ):
+        section, nested, rest = variable.removeprefix(PREFIX).lower().partition("__")
+        if variable.startswith(PREFIX) and section not in known:
+            close = difflib.get_close_matches(section, sorted(known), n=1, cutoff=MISSPELT)
+            proposal = f"{PREFIX}{close[0]}{nested}{rest}".upper() if close else None
+            yield variable, proposal
+
+
+def explained(error: ValidationError, model: type[BaseModel], sources: Mapping[str, str]) -> str:
+    """Say what is wrong with settings, without their values.
+
+    Args:
+        error: What pydantic found.
+        model: The model of the settings.
+        sources: The file or variable that sets a dotted key.
+    """
+    findings = []
+    for finding in error.errors(include_input=False, include_url=False, include_context=False):
+        path = [str(part) for part in finding["loc"]]
+        is_unknown = finding["type"] == "extra_forbidden"
+        hint = finding["msg"].removeprefix("Value error, ")
+        if is_unknown:
+            hint = f"no such setting{closest(path[-1], _names_at(model, path[:-1]))}"
+        findings.append(f"{'.'.join(path)}: {hint}{_source(path, sources, below=is_unknown)}")
+    return "; ".join(findings) + ' ("fivestage config show" lists all settings)'
+
+
+def _names_at(model: type[BaseModel], path: Iterable[str]) -> Iterable[str]:
+    """The names of the settings in a section; none if that is not known."""
+    for part in path:
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ()
+        model = inner
+    return model.model_fields
+
+
+def _source(path: list[str], sources: Mapping[str, str], *, below: bool) -> str:
+    """`` (from SOURCE)`` of a setting, or of one whose value holds it; with *below* of one that is in it."""
+    for length in range(len(path), 0, -1):
+        if (found := sources.get(".".join(path[:length]))) is not None:
+            return f" (from {found})"
+    start = f"{'.'.join(path)}."
+    inside = next((source for key, source in sources.items() if below and key.startswith(start)), None)
+    return "" if inside is None else f" (from {inside})"
 
 
 def _keys(key: str, value: str) -> set[str]:

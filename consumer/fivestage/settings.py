@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     Field,
@@ -43,7 +43,7 @@ from fivestage.kafka.settings import AROUND_DRAIN_MS, KafkaSettings, TopicSettin
 from fivestage.observability.settings import AdminSettings, LoggingSettings, TracingSettings
 from fivestage.pipeline.node_settings import NodeSettings
 from fivestage.pipeline.settings import NodeTables, unmasked
-from fivestage.setting_sources import flattened, read_toml, variables
+from fivestage.setting_sources import explained, flattened, read_toml, variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -71,6 +71,7 @@ __all__ = [
 LaneName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,128}$", to_lower=True)]
 """In lower case, as gRPC requires; HTTP sees no difference."""
+NO_FILE: Final = " (no settings file was read: --config FILE)"
 LaneShare = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -163,6 +164,8 @@ class Settings(BaseSettings):
     """The settings that nodes and resources define, a table for each name; shown masked."""
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     """The file or variable that sets a key of ``nodes``."""
+    _hint: str = PrivateAttr(default="")
+    """What an error about a missing setting of a node ends with."""
 
     @field_validator("lanes", mode="before")
     @classmethod
@@ -181,36 +184,48 @@ class Settings(BaseSettings):
         return self
 
     @classmethod
-    def load(cls, config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    def load(
+        cls,
+        config: Path | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        environment: bool = True,
+    ) -> Settings:
         """Read the settings.
 
         Args:
             config: A TOML file with the sections of this class.
             overrides: Nested values, such as those of the command line, that win over all others.
+            environment: Whether variables count; not in the test kit.
 
         Raises:
             ConfigurationError: a value is invalid (the text names its key, not the value), or the file is.
         """
         from_file = read_toml(config) if config else {}
+        sources = dict.fromkeys(dict(flattened(from_file)), str(config))
+        sources |= variables() if environment else {}
 
         class _WithFile(cls):  # type: ignore[misc, valid-type] # mypy does not follow a variable base class
             @classmethod
             def settings_customise_sources(
-                cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+                cls, settings_cls: type[BaseSettings], **known: PydanticBaseSettingsSource
             ) -> tuple[PydanticBaseSettingsSource, ...]:
                 """Return the sources, strongest first: command line, environment, file."""
                 file_source = InitSettingsSource(settings_cls, init_kwargs=from_file)
-                return sources["init_settings"], sources["env_settings"], file_source
+                read = (known["env_settings"], file_source) if environment else (file_source,)
+                return known["init_settings"], *read
 
         try:
             settings = _WithFile(**(overrides or {}))
         except ValidationError as error:
-            raise ConfigurationError(_explain(error)) from None
+            given = dict(flattened(overrides or {}))
+            read = {key: one for key, one in sources.items() if key not in given}
+            raise ConfigurationError(explained(error, cls, read)) from None
         except SettingsError as error:  # its text names the field and the source, not the value
             example = 'in the environment, lists and tables are JSON, such as ["prod", "canary"]'
             raise ConfigurationError(f"{error}: {example}") from None
-        sources = {**dict.fromkeys(dict(flattened(from_file)), str(config)), **variables()}
         settings._sources |= {key: one for key, one in sources.items() if key.startswith("nodes.")}  # noqa: SLF001
+        settings._hint = "" if config else NO_FILE  # noqa: SLF001
         return settings
 
     def for_nodes(self, app: Pipeline) -> NodeSettings:
@@ -219,7 +234,7 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: a name is unknown, or values do not fit the node's model.
         """
-        return NodeSettings.of(app, unmasked(self.nodes), self._sources)
+        return NodeSettings.of(app, unmasked(self.nodes), self._sources, self._hint)
 
     def conflicts(self, cores: int | None = None, platform: str = sys.platform) -> Iterator[str]:
         """Describe valid settings that limit or contradict each other, one sentence each.
@@ -266,12 +281,3 @@ def _cores() -> int:
     """Return how many CPU cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on every platform
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
-def _explain(error: ValidationError) -> str:
-    findings = []
-    for finding in error.errors(include_input=False, include_url=False, include_context=False):
-        key = ".".join(str(part) for part in finding["loc"])
-        hint = "no such setting" if finding["type"] == "extra_forbidden" else finding["msg"]
-        findings.append(f"{key}: {hint.removeprefix('Value error, ')}")
-    return "; ".join(findings) + ' ("fivestage config show" lists all settings)'

@@ -74,7 +74,7 @@ class StageResult(Event):
     data: JsonValue = None
     """What the stage returned; null unless it succeeded, or if the data was too large."""
     error: str | None = None
-    """What went wrong, or why stage or data are missing, for people."""
+    """What went wrong, why stage or data are missing, or why validation rejected the answer, for people."""
     error_type: str | None = None
     """The same for programs: ``timeout``, ``skipped``, ``node_busy``, ``result_too_large``... or the class
     name of an exception."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -19,6 +23,7 @@ from fivestage.nodes.llm import (
     ModelUnavailableError,
     add_llm_node,
 )
+from fivestage.nodes.llm.stream import wait_of
 from fivestage.settings import Settings
 from fivestage_schemas import Outcome, PipelineResult, PipelineStatus, StageType
 from support.chat_server import ChatServer
@@ -116,7 +121,9 @@ def app_of(url: str, *, has_rules: bool = True, **options: Any) -> Pipeline:
     return app
 
 
-async def ask(app: Pipeline, question: str, processing_ms: float = LIMIT_S * 1000) -> PipelineResult:
+async def ask(
+    app: Pipeline, question: str, processing_ms: float = LIMIT_S * 1000, **fields: Any
+) -> PipelineResult:
     """Ask without Kafka."""
     limits = {**dict.fromkeys(StageType, LIMIT_S * 1000), StageType.PROCESSING: processing_ms}
     settings = Settings.load(
@@ -124,7 +131,7 @@ async def ask(app: Pipeline, question: str, processing_ms: float = LIMIT_S * 100
     )
     plan = settings.pipeline.plan()
     async with Orchestrator(app, plan=plan) as orchestrator:
-        return await orchestrator.process_query(question)
+        return await orchestrator.process_query(question, **fields)
 
 
 async def test_the_node_answers(server: ChatServer) -> None:
@@ -165,7 +172,38 @@ async def test_a_server_that_fails_is_asked_again(server: ChatServer) -> None:
     assert (result.answer, len(server.requests)) == ("four and twenty", 2)
 
 
-@pytest.mark.parametrize(("question", "requests"), [("status 429", 1), ("status 503", 2)])
+async def test_a_busy_server_is_asked_again_after_a_wait(server: ChatServer) -> None:
+    """The wait is the one that it asks for, where no other node takes the intent."""
+    result = await ask(app_of(server.url, has_rules=False), "busy four and twenty")
+    [processing] = [stage for stage in result.stages if stage.stage_type is StageType.PROCESSING]
+    assert (result.answer, len(server.requests)) == ("four and twenty", 2)
+    assert processing.attempts[1].waited_ms >= 30
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        ({}, 0.0),
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after": "2", "retry-after-ms": "1500"}, 1.5),
+        ({"retry-after": "2", "retry-after-ms": "soon"}, 2.0),
+        ({"retry-after": "Thu, 01 Jan 2026 00:00:00 GMT"}, 0.0),
+        ({"retry-after": "soon"}, 0.0),
+        ({"retry-after": "-1"}, 0.0),
+    ],
+)
+def test_the_wait_that_a_server_asks_for(headers: dict[str, str], wait_s: float) -> None:
+    """In milliseconds, in seconds, or until a date; what cannot be read is no wait."""
+    assert wait_of(headers) == wait_s
+
+
+def test_the_wait_until_a_date() -> None:
+    """A date in the future is as many seconds away."""
+    then = datetime.now(UTC) + timedelta(hours=1)
+    assert wait_of({"retry-after": format_datetime(then, usegmt=True)}) == pytest.approx(3600, abs=30)
+
+
+@pytest.mark.parametrize(("question", "requests"), [("status 429", 1), ("status 503", 3)])
 async def test_a_server_that_does_not_answer(server: ChatServer, question: str, requests: int) -> None:
     """Another node is called: at once if the server is busy, after the retry if it fails."""
     result = await ask(app_of(server.url), question)
@@ -186,6 +224,44 @@ async def test_a_partial_answer(server: ChatServer) -> None:
         PipelineStatus.TIMEOUT, True, "four and twenty",
     )  # fmt: skip
     await server.cancelled.wait()
+
+
+async def test_an_answer_that_breaks_off_is_partial(server: ChatServer) -> None:
+    """What has come of it counts where no attempt brings all of it."""
+    app = app_of(server.url, has_rules=False, retries=0)
+    result = await ask(app, "cut four and twenty", allow_partial=True)
+    assert (result.status, result.partial, result.answer) == (
+        PipelineStatus.SUCCESS, True, "four and twenty",
+    )  # fmt: skip
+
+
+class NoThreads(ThreadPoolExecutor):
+    """Refuses all calls."""
+
+    def submit(self, *_args: Any, **_kwargs: Any) -> Any:
+        raise AssertionError("a thread is not needed")
+
+
+async def test_a_request_needs_no_thread(client: ChatClient) -> None:
+    """Threads may all be busy with other nodes."""
+    asyncio.get_running_loop().set_default_executor(NoThreads())
+    assert await parts_of(client, "say yes") == ["yes"]
+
+
+@pytest.mark.parametrize("bypassed", [False, True])
+async def test_the_proxy_of_the_environment(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, bypassed: bool,  # noqa: FBT001
+) -> None:  # fmt: skip
+    """It gets the request, unless ``no_proxy`` has the server's name."""
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    monkeypatch.setenv("no_proxy", "model.invalid" if bypassed else "")
+    async with ChatModel(base_url="http://model.invalid/v1", model="m").connect() as client:
+        if bypassed:
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await parts_of(client, "say yes")
+        else:
+            assert await parts_of(client, "say yes") == ["yes"]
+            assert server.headers[0]["Host"] == "model.invalid"
 
 
 @pytest.mark.parametrize("prompt", ["Be brief.", "function", "async function"])

@@ -77,6 +77,17 @@ async def test_an_exception_discards_offers(place: Place) -> None:
         assert (result.answer, result.confidence, result.partial) == (None, None, False)
 
 
+async def test_an_exception_may_keep_offers(place: Place) -> None:
+    """The last offer before one with ``keeps_offer`` is in the result, from any executor."""
+    async with serving(place) as bus:
+        result = await bus.ask("breaks off", allow_partial=True)
+        assert (result.status, result.partial, result.validated) == (OK, True, True)
+        assert (result.answer, result.confidence) == LAST
+        failed = await bus.ask("breaks off")
+        assert (failed.status, failed.error_type, failed.partial) == (FAILED, "BrokenOffError", True)
+        assert (failed.answer, failed.confidence) == LAST
+
+
 @pytest.mark.parametrize("place", ["process"], indirect=True)
 async def test_an_offer_outlives_its_process(place: Place) -> None:
     """A node that ends its worker process leaves what it offered: to later stages, or to the error."""

@@ -160,7 +160,7 @@ async def test_a_failed_opening_in_a_thread_is_retried() -> None:
 
     resources, model = declared(load)
     with capture_logs() as logs:
-        scope = await resources.open()
+        scope = await resources.open(retries=True)
     assert resources.find(model) == "loaded"
     assert [line["error_type"] for line in logs] == ["OSError", "OSError"]
     await scope.close()

@@ -14,6 +14,7 @@
 ``rubbish``        streams what is no JSON
 ``nothing``        streams an answer without text
 ``flaky WORDS``    answers with status 500 the first time, then as ``say``
+``busy WORDS``     answers with status 429 and asks to wait for 30 ms the first time, then as ``say``
 =================  ========================================================
 """
 
@@ -62,13 +63,14 @@ class ChatServer:
         self.requests.append(body)
         self.headers.append(request.headers.copy())
         how, *words = body["messages"][-1]["content"].split()
-        if how == "flaky":
-            how = "status" if len(self.requests) == 1 else "say"
-            words = words if how == "say" else ["500"]
+        wait = {"Retry-After": "1", "Retry-After-Ms": "30"} if how == "busy" else {}
+        if how in ("flaky", "busy"):
+            first = "500" if how == "flaky" else "429"
+            how, words = ("status", [first]) if len(self.requests) == 1 else ("say", words)
         if how in ("status", "code"):
             status, code = (int(words[0]), "server_error") if how == "status" else (400, words[0])
             error = {"code": code, "message": body["messages"][-1]["content"]}
-            return web.json_response({"error": error}, status=status)
+            return web.json_response({"error": error}, status=status, headers=wait)
         if how == "whole":
             choice = {"message": {"role": "assistant", "content": " ".join(words)}, "finish_reason": "stop"}
             return web.json_response({"choices": [choice]})

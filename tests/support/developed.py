@@ -53,10 +53,11 @@ class Developed:
 
     Args:
         folder: Gets ``myapp.py``, and ``parts.py`` with the word that its node answers.
-        settings: Settings by their dotted keys.
+        settings: Settings by their dotted keys; one that is None is not set.
         arguments: Further command line arguments.
-        word: The first word.
         module: The text of ``myapp.py``.
+        path: A folder whose modules can be imported too, as installed ones can.
+        writes: Write the files.
     """
 
     def __init__(
@@ -67,10 +68,14 @@ class Developed:
         *,
         module: str = MODULE,
         parts: str = PARTS.format("one"),
+        path: Path | None = None,
+        writes: bool = True,
     ) -> None:
         self.folder = folder
-        (folder / "myapp.py").write_text(module)
-        (folder / "parts.py").write_text(parts)
+        self._path = {} if path is None else {"PYTHONPATH": str(path)}
+        if writes:
+            (folder / "myapp.py").write_text(module)
+            (folder / "parts.py").write_text(parts)
         self._arguments = ("dev", "myapp:app", "--port", "0", *arguments)
         self._settings = {**patient(), "admin.port": 0, "logging.format": "json", **(settings or {})}
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -83,12 +88,13 @@ class Developed:
         texts = {
             name: value if isinstance(value, str) else json.dumps(value)
             for name, value in self._settings.items()
+            if value is not None
         }
         settings = {f"FIVESTAGE_{name.upper().replace('.', '__')}": text for name, text in texts.items()}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "fivestage", *self._arguments],
             cwd=self.folder,
-            env={**os.environ, **settings},
+            env={**os.environ, **settings, **self._path},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

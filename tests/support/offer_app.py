@@ -22,6 +22,12 @@ LAST = {"draft": 3}
 """The last of the offers."""
 
 
+class BrokenOffError(Exception):
+    """Leaves what was offered before it."""
+
+    keeps_offer = True
+
+
 def _offer(ctx: StageContext) -> None:
     for number in range(1, 4):
         ctx.offer({"draft": number}, confidence=number / 10)
@@ -64,6 +70,11 @@ def make(folder: Path) -> Pipeline:
     async def raises(_query: Query, ctx: StageContext) -> None:
         _offer(ctx)
         raise LookupError("no such thing")
+
+    @app.node("breaks off")
+    async def breaks_off(_query: Query, ctx: StageContext) -> None:
+        _offer(ctx)
+        raise BrokenOffError
 
     @app.validation
     async def validation(query: Query, ctx: StageContext) -> bool:

@@ -121,6 +121,14 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     ("steps", "words"),
     [
         ([step(10, 10)], "Did not break up to 10/s"),
+        (
+            [step(10, 4, 6)],
+            "At no load were nearly all in time: at 10/s 40 % are, and 4/s are the most so far",
+        ),
+        (
+            RISING[:4],
+            "Nearly all in time up to 40/s: at 80/s 75 % are, and 60/s are the most so far; see --s",
+        ),
         ([step(10, 0, expired=10)], "No query was answered in time"),
         ([step(10, 10, behind_ms=70.0)], "70 ms or more later than planned"),
     ],

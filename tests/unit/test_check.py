@@ -180,6 +180,78 @@ def test_resources_that_can_be_used() -> None:
     ]
 
 
+async def forgotten() -> AsyncIterator[str]:
+    """Yield a client, without the decorator."""
+    yield "client"
+
+
+class Client:
+    """What a resource would yield."""
+
+
+def wrong_users() -> dict[str, tuple[Callable[..., Any], str]]:
+    """Functions that pass something to ``ctx.use`` that is no resource, each with what is said of it."""
+    module, local = types.ModuleType("clients"), Client()
+    vars(module)["http"] = forgotten
+
+    async def of_a_global(_query: Any, ctx: Any) -> Any:
+        return ctx.use(forgotten)
+
+    async def by_name(_query: Any, context: Any) -> Any:
+        return context.use("http")
+
+    async def of_a_class(_query: Any, ctx: Any) -> Any:
+        async with ctx.use(Client) as client:
+            return client
+
+    def inside(_query: Any, ctx: Any) -> Any:
+        return [ctx.use(local) for _ in "ab"]
+
+    def of_a_module(_query: Any, ctx: Any) -> Any:
+        return ctx.use(module.http).get(ctx.use)
+
+    return {
+        "global": (
+            of_a_global,
+            "ctx.use(forgotten): forgotten is no resource of this app; decorate it with @",
+        ),
+        "text": (
+            by_name,
+            "ctx.use('http'): a resource is not used by its name; pass the resource itself: ctx",
+        ),
+        "class": (of_a_class, "ctx.use(Client): Client is a class; declare a function that yields an object"),
+        "object": (
+            inside,
+            "ctx.use(local): it is no resource; pass what @app.resource has made of a function",
+        ),
+        "module": (of_a_module, "ctx.use(module.http): module.http is no resource of this app; decorate it"),
+    }
+
+
+@pytest.mark.parametrize("way", wrong_users())
+def test_what_is_used_is_no_resource(way: str) -> None:
+    """A forgotten decorator, a text, a class and any other object in ``ctx.use`` are found before the run."""
+    function, said = wrong_users()[way]
+    app = Pipeline()
+    app.node("mine", intents={"greeting"})(function)
+    (error,) = find(app).errors
+    assert error.startswith(f"node mine: {said}")
+
+
+def test_uses_that_are_not_known_before_they_run() -> None:
+    """What a parameter, a local variable or another object's ``use`` gets is left to the run."""
+    app = Pipeline()
+    driver = Client()
+
+    @app.node("mine", intents={"greeting"})
+    async def mine(query: Any, ctx: Any) -> Any:
+        chosen = query.context["resource"]
+        driver.use("http")  # type: ignore[attr-defined]
+        return ctx.use(chosen), ctx.use(query), ctx.use(chosen.http), ctx.use(undefined)  # type: ignore[name-defined] # noqa: F821
+
+    assert find(app) == Findings()
+
+
 GOOD = """
 from fivestage import Pipeline
 
@@ -250,6 +322,48 @@ def test_a_timeout_is_shown_as_it_was_declared() -> None:
     """By the name and in the unit of the argument."""
     app = app_with(intents={"greeting"}, limit=2, timeout_ms=80, validate=answer)
     assert options_of(app.nodes["mine"]) == {"validate": "mine.validate", "limit": "2", "timeout_ms": "80"}
+
+
+TYPED = """
+from fivestage import Pipeline
+from pydantic import BaseModel
+
+app = Pipeline()
+
+
+class Quote(BaseModel):
+    prefix: str
+
+
+@app.node("quote", intents={"greeting"}, settings=Quote)
+async def quote(query, ctx):
+    return ctx.settings.prefix
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[nodes.quote]\nprefix = 'a'\n", None),
+        (
+            "[nodes.quote]\nprefx = 'a'\n",
+            "nodes.quote.prefx: there is no such setting (did you mean 'prefix'?)",
+        ),
+        ("[nodes.quot]\nprefix = 'a'\n", "nodes.quot: there is no node or resource of this name"),
+        ("", "nodes.quote.prefix: not set: needed in [nodes.quote]"),
+    ],
+)
+def test_settings_of_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str | None
+) -> None:
+    """With ``--config`` the settings of nodes are checked too; without it they are not."""
+    (tmp_path / "f.toml").write_text(text)
+    assert run(tmp_path, monkeypatch, TYPED).exit_code == 0
+    ran = run(tmp_path, monkeypatch, TYPED, "--config", str(tmp_path / "f.toml"))
+    assert (ran.exit_code, f"error: {said}" in ran.output) == (int(said is not None), said is not None)
+    assert "no settings file" not in ran.output
+    found = json.loads(run(tmp_path, monkeypatch, TYPED, "--json", "-c", str(tmp_path / "f.toml")).stdout)
+    assert (found["works"], len(found["errors"])) == (said is None, int(said is not None))
 
 
 def test_options_of_what_is_declared() -> None:

@@ -85,6 +85,25 @@ def test_no_text(bus: MemoryBus, capsys: pytest.CaptureFixture[str]) -> None:
         assert secret in json.dumps(found.as_json(show_text=True)).replace("\\", "")
 
 
+def test_the_intent(bus: MemoryBus, capsys: pytest.CaptureFixture[str]) -> None:
+    """The intent and its rule are printed with the text: an intent stage of the author's may quote it."""
+    found = explained(bus, "success")
+    fact = "\nintent     {}\n"
+    assert fact.format("answers") not in printed(found, capsys)
+    assert fact.format("answers") in printed(found, capsys, show_text=True)
+    stage = found.result.stages[0] if found.result is not None else None
+    assert stage is not None
+    for data, shown in (
+        ({"intent": "factual", "confidence": 0.7, "rule": "request"}, "factual (request)"),
+        ({"intent": "search", "rule": 3}, "search"),
+        ("search", "search"),
+    ):
+        object.__setattr__(stage, "data", data)
+        assert fact.format(shown) in printed(found, capsys, show_text=True)
+    object.__setattr__(stage, "data", ["search"])
+    assert "search" not in printed(found, capsys, show_text=True)
+
+
 def test_unreadable(bus: MemoryBus, capsys: pytest.CaptureFixture[str]) -> None:
     """A query that could not be read has the reason of its dead letter, and the command that shows it."""
     shown = printed(explained(bus, "invalid"), capsys)

@@ -258,6 +258,18 @@ def test_config_show_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert SECRET not in shown.output
     checked = CliRunner().invoke(commands, ["config", "check", "--config", file])
     assert (checked.exit_code, checked.stdout) == (0, "the settings are valid\n")
+    assert "[nodes.qa], [nodes.Old-1]: not checked here" in checked.stderr
+    assert "fivestage check MODULE:APP --config FILE" in checked.stderr
+
+
+def test_a_value_that_is_missing(tmp_path: Path) -> None:
+    """The error says so if no file of settings was read."""
+    (tmp_path / "f.toml").touch()
+    with pytest.raises(ConfigurationError, match=r"\(no settings file was read: --config FILE\)$"):
+        Settings.load().for_nodes(app_of())
+    for settings in (Settings.load(tmp_path / "f.toml"), Settings()):
+        with pytest.raises(ConfigurationError, match=r"not set: .* in a test in nodes=\{'qa': ...\}$"):
+            settings.for_nodes(app_of())
 
 
 def test_stages_before_the_choice_and_contexts_of_tests_have_none() -> None:

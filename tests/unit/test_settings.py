@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from fivestage import ConfigurationError
+from fivestage.cli.common import warn_of_variables
+from fivestage.setting_sources import unknown_variables
 from fivestage.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +35,66 @@ def test_a_stage_limit_that_is_not_named_keeps_its_default() -> None:
     settings = Settings.load(None, {"pipeline": {"stage_timeouts_ms": {"processing": 90}}})
     assert list(settings.pipeline.stage_timeouts_ms.values()) == [50, 100, 90, 40, 30]
     assert settings.pipeline.plan().stages[2].limit_s == pytest.approx(0.09)
+
+
+def test_a_wrong_key_has_a_proposal_and_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong key or value says which file or variable has it, and what may have been meant."""
+    config = tmp_path / "fivestage.toml"
+    sections = ("executor]\nworker = 1", "pipeline]\ntotal_timeout = 7", "pipelin]\nx = 1")
+    config.write_text("\n".join(f"[{section}" for section in sections))
+    monkeypatch.setenv("FIVESTAGE_KAFKA__GRUP_ID", "x")
+    monkeypatch.setenv("FIVESTAGE_ADMISSION__MAX_IN_FLIGHT", "-7")
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.load(config, {"executor": {"worker": 2, "kind": "inline"}})
+    said = str(raised.value).split("; ")
+    assert (
+        f"pipeline.total_timeout: no such setting (did you mean 'total_timeout_ms'?) (from {config})" in said
+    )
+    assert "kafka.grup_id: no such setting (did you mean 'group_id'?) (from FIVESTAGE_KAFKA__GRUP_ID)" in said
+    assert "executor.worker: no such setting (did you mean 'workers'?)" in said
+    unknown = f"pipelin: no such setting (did you mean 'pipeline'?) (from {config})"
+    assert [one for one in said if one.startswith(unknown)]
+    value = [one for one in said if one.startswith("admission.max_in_flight: ")]
+    assert value
+    assert value[0].endswith("(from FIVESTAGE_ADMISSION__MAX_IN_FLIGHT)")
+
+
+def test_variables_that_set_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt section has a proposal; others are listed, and only what looks like a setting is logged."""
+    for name in [name for name in os.environ if name.startswith("FIVESTAGE_")]:
+        monkeypatch.delenv(name)
+    for name in ("PIPELIN__TOTAL_TIMEOUT_MS", "OTHER__X", "SERVICE_HOST", "LANE", "CONFIG", "NODES__A__B"):
+        monkeypatch.setenv(f"FIVESTAGE_{name}", "1")
+    settings = Settings()
+    assert list(unknown_variables(type(settings).model_fields)) == [
+        ("FIVESTAGE_OTHER__X", None),
+        ("FIVESTAGE_PIPELIN__TOTAL_TIMEOUT_MS", "FIVESTAGE_PIPELINE__TOTAL_TIMEOUT_MS"),
+        ("FIVESTAGE_SERVICE_HOST", None),
+    ]
+    with capture_logs() as logs:
+        warn_of_variables(settings)
+    assert [(line["log_level"], line["variable"], line["advice"]) for line in logs] == [
+        ("warning", "FIVESTAGE_OTHER__X", None),
+        (
+            "warning",
+            "FIVESTAGE_PIPELIN__TOTAL_TIMEOUT_MS",
+            "did you mean FIVESTAGE_PIPELINE__TOTAL_TIMEOUT_MS?",
+        ),
+    ]
+
+
+def test_without_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable counts, not even as the source of a wrong value."""
+    config = tmp_path / "fivestage.toml"
+    config.write_text('lane = "canary"\n')
+    monkeypatch.setenv("FIVESTAGE_LANE", "!")
+    assert (Settings.load(environment=False).lane, Settings.load(config, environment=False).lane) == (
+        "prod",
+        "canary",
+    )
+    config.write_text('lane = "?"\n')
+    with pytest.raises(ConfigurationError, match=r"lane: .* \(from .*fivestage\.toml\)"):
+        Settings.load(config, environment=False)
 
 
 SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}

@@ -89,6 +89,19 @@ def test_modules_are_restored(folder: Path) -> None:
     assert sys.modules == before
 
 
+def test_an_app_that_is_gone(folder: Path) -> None:
+    """The file of the app's module or package must stay: another module may have its name."""
+    write(folder, homeapp="", homepackage__inner="")
+    (folder / "homepackage" / "__init__.py").touch()
+    for target, name in {"homeapp:app": "homeapp.py", "homepackage:app": "homepackage/__init__.py"}.items():
+        sources = Sources.of(target)
+        assert sources.home == (folder / name).resolve()
+        sources.check_home()
+        (folder / name).unlink()
+        with pytest.raises(InvalidAppError, match=r"\.py is gone: put it back, or end this command"):
+            sources.check_home()
+
+
 @pytest.mark.parametrize(
     ("target", "why"), [("nowhere:app", "no module 'nowhere'"), ("sys:app", "no source")]
 )

@@ -56,6 +56,30 @@ class Streams:
         yield 1
 
 
+@pytest.mark.parametrize(
+    ("declare", "said"),
+    [
+        (
+            lambda: Pipeline().node("mine", limits=2),  # type: ignore[call-arg]
+            "node 'mine': app.node has no argument 'limits' (did you mean 'limit'?); it has name, intents,",
+        ),
+        (
+            lambda: Pipeline().batch_node("mine", max_sizes=2),  # type: ignore[call-arg]
+            "node 'mine': app.batch_node has no argument 'max_sizes' (did you mean 'max_size'?); it has",
+        ),
+        (
+            lambda: Pipeline().add_node("mine", object(), zzz=2),  # type: ignore[call-arg]
+            "node 'mine': app.add_node has no argument 'zzz'; it has name, node, intents, not_failures,",
+        ),
+    ],
+)
+def test_an_argument_that_a_node_does_not_have(declare: Callable[[], Any], said: str) -> None:
+    """The error names the arguments that there are, and the one that may have been meant."""
+    with pytest.raises(InvalidAppError) as raised:
+        declare()
+    assert str(raised.value).startswith(said)
+
+
 WRONG = {
     "too few": (one, "one(query: 'Any') -> 'Any' cannot be called with (query, ctx), too many positional"),
     "too many": (three, "missing a required argument: 'more'; declare it as def three(query, ctx)"),

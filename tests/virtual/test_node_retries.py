@@ -241,3 +241,63 @@ async def test_a_retry_that_answers_leaves_no_other_node_preferred() -> None:
     async with MemoryBus(app, settings=FIXED) as bus:
         await bus.ask("any")
         assert not bus.dispatcher.learned.lane("prod").nodes["first"].fallback
+
+
+class WaitError(Exception):
+    """Asks to wait."""
+
+    def __init__(self, retry_after_s: object = 0.05) -> None:
+        self.retry_after_s = retry_after_s
+
+
+WAITS = {"retries": 1, "retry_on": WaitError, "idempotent": True}
+
+
+async def test_a_failure_may_ask_to_wait() -> None:
+    """The node is called again after the seconds in ``retry_after_s``, which are a wait like any other."""
+    node = Flaky([WaitError()])
+    async with MemoryBus(app_of(node, **WAITS), settings=FIXED) as bus:
+        result = await bus.ask("any")
+    assert attempts(result) == [("first", "first", "error"), ("first", "retry", "success")]
+    assert 50 <= stage(result, PROCESSING).attempts[1].waited_ms <= 60
+
+
+async def test_another_node_is_called_instead_of_waiting() -> None:
+    """At once, as after a failure that is not retried."""
+    async with MemoryBus(app_of(Flaky([WaitError()]), FakeNode(0.01), **WAITS), settings=FIXED) as bus:
+        result = await bus.ask("any")
+    assert attempts(result) == [("first", "first", "error"), ("second", "failover", "success")]
+    assert stage(result, PROCESSING).attempts[1].waited_ms == 0
+
+
+async def test_a_wait_that_is_too_long_is_not_made() -> None:
+    """The query ends at once where nothing could be answered after the wait."""
+    node = Flaky([WaitError(30.0)])
+    async with MemoryBus(app_of(node, **WAITS), settings=FIXED) as bus:
+        result = await bus.ask("any")
+    assert (result.error_type, len(node.attempts)) == ("WaitError", 1)
+    assert result.metrics.total_duration_ms == pytest.approx(10, abs=0.01)
+
+
+@pytest.mark.parametrize("wait", [None, "soon", True, -1.0, float("nan"), float("inf")], ids=repr)
+async def test_other_values_are_no_wait(wait: object) -> None:
+    """What is not a number of seconds is ignored."""
+    async with MemoryBus(app_of(Flaky([WaitError(wait)]), FakeNode(), **WAITS), settings=FIXED) as bus:
+        result = await bus.ask("any")
+    assert attempts(result) == [("first", "first", "error"), ("first", "retry", "success")]
+    assert stage(result, PROCESSING).attempts[1].waited_ms <= 10
+
+
+async def test_an_exception_whose_attributes_raise_is_retried() -> None:
+    """The class is the author's, and may be wrong."""
+
+    class WrongError(Exception):
+        @property
+        def retry_after_s(self) -> float:
+            raise RuntimeError
+
+        keeps_offer = retry_after_s
+
+    node = Flaky([WrongError()])
+    async with MemoryBus(app_of(node, **{**WAITS, "retry_on": WrongError}), settings=FIXED) as bus:
+        assert (await bus.ask("any")).answer == "done"

@@ -62,6 +62,12 @@ def returning(value: Any, *, after_ms: float = 0) -> Stage:
     return stage
 
 
+class Intent(BaseModel):
+    """An intent as a model."""
+
+    intent: str = "general"
+
+
 def raising(error: BaseException, *, after_ms: float = 0) -> Stage:
     """Build a stage that raises."""
 
@@ -246,6 +252,94 @@ async def test_an_invalid_verdict_is_an_error(returned: Any, got: str) -> None:
     assert (failed.outcome, failed.error_type) == (E, "NodeError")
     assert failed.error == f'validation must return True or False, or a dict with it as "valid"; got {got}'
     assert (result.status, result.degraded, result.validated) == (OK, True, None)
+
+
+@pytest.mark.parametrize(
+    ("returned", "fault"),
+    [
+        (None, "there is no answer: it is null"),
+        ({"answer": ""}, "there is no answer: it is an empty str"),
+        ({"answer": "x", "confidence": 7}, "the confidence is 7, not a number from 0 to 1"),
+        ({"answer": "x", "confidence": "high"}, "the confidence is a str, not a number from 0 to 1"),
+    ],
+)
+async def test_a_rejection_says_why(returned: Any, fault: str) -> None:
+    """The error of the stage names the rule that rejected the answer; its data is the verdict as before."""
+    app = Pipeline(builtins=False)
+    app.node("mine", intents={"general"})(returning(returned))
+    result = await Orchestrator(app).process_query("so")
+    stage = result.stages[3]
+    assert (stage.outcome, stage.data, stage.error, stage.error_type) == (S, False, fault, None)
+    assert (result.status, result.degraded, result.validated, result.error) == (OK, True, False, None)
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (("search", 0.5), "tuple"),
+        (None, "NoneType"),
+        ("", "an empty text"),
+        ({}, 'a dict without "intent"'),
+        ({"intent": None}, 'a dict whose "intent" is NoneType'),
+        ({"intent": ["search"]}, 'a dict whose "intent" is list'),
+    ],
+)
+async def test_an_invalid_intent_is_an_error(returned: Any, got: str) -> None:
+    """Where the built-in decision goes by the intent, the error of the stage says what it may return."""
+    app = Pipeline()
+    app.intent(returning(returned))
+    failed = (await Orchestrator(app).process_query("so")).stages[0]
+    assert (failed.outcome, failed.error_type) == (E, "NodeError")
+    assert failed.error == (
+        f'the intent stage must return {{"intent": ..., "confidence": ...}}, or only the intent; got {got}'
+    )
+
+
+@pytest.mark.parametrize(
+    "returned", ["general", {"intent": "general"}, Intent()], ids=["text", "dict", "model"]
+)
+async def test_valid_intents(returned: Any) -> None:
+    """A text, a dict and a model with the intent."""
+    app = Pipeline()
+    app.intent(returning(returned))
+    assert (await Orchestrator(app).process_query("so")).stages[0].outcome is S
+
+
+async def test_an_intent_of_any_shape_for_a_decision_of_the_authors() -> None:
+    """A decision stage of the author's sees what the intent stage returned, whatever it is."""
+    app = Pipeline()
+    app.intent(returning(["search", 0.5]))
+
+    @app.decision
+    async def choose(_query: Query, ctx: StageContext) -> str:
+        assert ctx.results[StageType.INTENT] == ["search", 0.5]
+        return "facts"
+
+    assert (await Orchestrator(app).process_query("so")).node == "facts"
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("intent", "not JSON: coroutine; did you forget await?"),
+        ("decision", "the decision stage must return a node's name, got coroutine; did you forget await?"),
+        ("processing", "not JSON: answer: coroutine; did you forget await?"),
+        ("validation", "not JSON: coroutine; did you forget await?"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:coroutine 'sleep' was never awaited")
+async def test_a_forgotten_await(stage: str, said: str) -> None:
+    """A stage that returns a coroutine instead of its value is asked whether it lacks an await."""
+
+    async def forgets(_query: Query, ctx: StageContext) -> Any:
+        call = asyncio.sleep(0)
+        return {"answer": call} if ctx.stage_type is StageType.PROCESSING else call
+
+    app = Pipeline()
+    app.node("facts", intents={"factual"})(forgets) if stage == "processing" else getattr(app, stage)(forgets)
+    result = await Orchestrator(app).process_query("What is it?")
+    (failed,) = (one for one in result.stages if one.outcome is E)
+    assert (failed.error, failed.error_type) == (said, "NodeError" if stage == "decision" else "TypeError")
 
 
 @pytest.mark.parametrize(
@@ -662,10 +756,19 @@ async def test_later_stages_see_what_the_event_says() -> None:
 async def test_an_answer_is_kept_beside_data_that_is_too_large() -> None:
     """The answer is kept where the stage's other data is too large."""
     orchestrator = Orchestrator(
-        app_of(processing=returning({"answer": Decimal(1), "text": "x" * 1001})), max_data_bytes=1000
+        app_of(processing=returning({"answer": Decimal(1), "text": "x" * 5001})), max_data_bytes=5000
     )
     result = await orchestrator.process_query("x")
     assert (result.answer, result.stages[2].error_type) == ("1", "result_too_large")
+
+
+@pytest.mark.parametrize("size", [4500, 5001])
+async def test_an_answer_that_no_event_takes_is_an_error(size: int) -> None:
+    """An answer that makes the event too large ends the query as the service would end it."""
+    orchestrator = Orchestrator(app_of(processing=returning("x" * size)), max_data_bytes=5000)
+    result = await orchestrator.process_query("x")
+    assert (result.status, result.error_type, result.answer) == ("error", "result_too_large", None)
+    assert "more than the 5000 bytes" in (result.error or "")
 
 
 async def test_verdicts_of_numpy() -> None:

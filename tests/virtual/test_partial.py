@@ -189,6 +189,37 @@ async def test_an_exception_discards_offers(fields: dict[str, Any]) -> None:
     )
 
 
+class BrokenOffError(Exception):
+    """The stream of an answer broke off."""
+
+    keeps_offer: Any = True
+
+
+@pytest.mark.parametrize(("fields", "status"), [(ALLOWED, OK), ({}, FAILED)])
+async def test_an_exception_may_keep_offers(fields: dict[str, Any], status: PipelineStatus) -> None:
+    """After one with ``keeps_offer`` a query that allows it goes on with the offer; others end with it."""
+    result = await ask(app_of(offering("a", then=BrokenOffError())), **fields)
+    assert (result.status, result.answer, result.partial, result.node) == (status, "a", True, "n0")
+    assert (result.stages[2].outcome, result.stages[2].error_type) == ("error", "BrokenOffError")
+    assert result.stages[3].outcome == ("success" if fields else "skipped")
+
+
+@pytest.mark.parametrize("said", [False, None, 1, "yes"])
+async def test_only_true_keeps_offers(said: object) -> None:
+    """Any other value is as without the attribute."""
+    error = BrokenOffError()
+    error.keeps_offer = said
+    result = await ask(app_of(offering("a", then=error)), **ALLOWED)
+    assert (result.status, result.answer, result.partial) == (FAILED, None, False)
+
+
+async def test_a_kept_offer_outlasts_a_second_failure() -> None:
+    """Where the next node raises too, whose exception discards only its own offers."""
+    nodes = offering("a", then=BrokenOffError()), offering("b", then=ValueError("no"))
+    result = await ask(app_of(*nodes), **ALLOWED)
+    assert (result.status, result.answer, result.node) == (OK, "a", "n0")
+
+
 async def test_an_exception_after_the_limit_does_not() -> None:
     """What a client raises when its node is cancelled at the limit leaves a timeout, and the offer."""
 

@@ -127,6 +127,40 @@ async def test_an_overridden_resource_is_not_opened() -> None:
         assert "was overridden" in (result.error or "")
 
 
+@pytest.mark.parametrize(
+    ("used", "said"),
+    [
+        (Recorded, "ctx.use(Recorded): Recorded is a class; declare a function that yields an object of it"),
+        (contextlib.suppress, "ctx.use(suppress): suppress is a class"),
+        (len, "ctx.use(len): len is no resource of this app; decorate it with @app.resource"),
+        (
+            "http",
+            "ctx.use('http'): a resource is not used by its name; pass the resource itself: ctx.use(http)",
+        ),
+        ("no name", "ctx.use('no name'): a resource is not used by its name; pass the resource itself"),
+        (7, "ctx.use(an object of class int): it is no resource; pass what @app.resource has made of a"),
+    ],
+)
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_use_of_what_is_no_resource(used: Any, said: str, is_batch: bool) -> None:  # noqa: FBT001
+    """The error of a node that uses something else says what to write, in a batch too."""
+    app = Pipeline()
+
+    async def one(_query: Any, ctx: Any) -> Any:
+        return ctx.use(used)
+
+    async def many(_items: Any, ctx: Any) -> Any:
+        return ctx.use(used)
+
+    declare: Any = app.batch_node if is_batch else app.node
+    declare("mine", intents={"general"})(many if is_batch else one)
+    result = await Orchestrator(app).process_query("so")
+    assert (result.error_type, (result.error or "").find(said)) == (
+        "ResourceError",
+        len("Processing failed: "),
+    )
+
+
 async def test_an_override_while_it_runs() -> None:
     """An override at run time holds from the next use until its end."""
     recorded = Recorded("one")
@@ -172,18 +206,64 @@ class Flaky:
             raise ConnectionRefusedError(f"no database at attempt {len(self.tried_at)}")
 
 
-async def test_a_failed_opening_is_retried() -> None:
-    """A failed opening is retried with growing pauses; others stay open; log lines have no exception text."""
+async def test_a_failed_opening_is_retried_by_the_service() -> None:
+    """A failed opening is retried with growing pauses; others stay open; log lines have the message."""
     recorded, flaky = Recorded("one"), Flaky(3)
     recorded.add("flaky", opening=flaky)
+    resources = ResourceManager(recorded.app.resources, start_timeout_s=60)
     with capture_logs() as logs:
-        async with MemoryBus(recorded.app) as bus:
-            assert (await bus.ask("x")).answer == "one flaky"
+        scope = await resources.open(retries=True)
+    await scope.close()
     assert flaky.tried_at == pytest.approx([0, 0.1, 0.3, 0.7])
     assert recorded.log.count("open one") == 1
-    warned = [(line["resource"], line["error_type"]) for line in logs if line["log_level"] == "warning"]
-    assert warned == [("flaky", "ConnectionRefusedError")] * 3
-    assert "no database" not in str(logs)
+    warned = [(line["resource"], line["error_type"], line["error"]) for line in logs]
+    assert warned == [
+        ("flaky", "ConnectionRefusedError", f"no database at attempt {number}") for number in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("entered", [MemoryBus, Orchestrator])
+async def test_a_failed_opening_is_raised_at_once_where_no_service_runs(
+    entered: type[MemoryBus | Orchestrator],
+) -> None:
+    """Tests and the library get the first failure, with the author's error; nothing is logged."""
+    recorded, flaky = Recorded("one"), Flaky(1)
+    recorded.add("flaky", opening=flaky)
+    with capture_logs() as logs, pytest.raises(ResourceError) as caught:
+        await entered(recorded.app).__aenter__()
+    first, second, third = str(caught.value).splitlines()
+    assert first == "resource 'flaky' could not be opened:"
+    assert second == "  ConnectionRefusedError: no database at attempt 1"
+    assert "test_resources.py:" in third
+    assert (now(), logs, recorded.log[-1]) == (0, [], "close one")
+
+
+async def test_loops_that_fail_alike_share_a_line() -> None:
+    """What fails on two loops at the same time, as on a loop and its spare, has one line for each try."""
+    recorded, flaky = Recorded(), Flaky(4)
+    recorded.add("flaky", opening=flaky)
+    resources = ResourceManager(recorded.app.resources, start_timeout_s=60)
+    with capture_logs() as logs:
+        scopes = await asyncio.gather(*(resources.open_loop(within_s=60) for _ in range(2)))
+    for scope in scopes:
+        await scope.close()
+    assert len(flaky.tried_at) == 6
+    assert [line["retry_in_s"] for line in logs] == [0.1, 0.2]
+
+
+async def test_a_message_shows_no_password_of_a_url() -> None:
+    """Log lines and errors leave out user and password of a URL, also where they are not escaped."""
+
+    async def connect() -> None:
+        raise ConnectionError("cannot reach postgresql://shop:se/cr@et@db.example:5432/shop")
+
+    recorded = Recorded()
+    recorded.add("database", opening=connect)
+    resources = ResourceManager(recorded.app.resources, start_timeout_s=0.2)
+    with capture_logs() as logs, pytest.raises(ResourceError) as caught:
+        await resources.open(retries=True)
+    assert logs[0]["error"] == "cannot reach postgresql://***@db.example:5432/shop"
+    assert "ConnectionError: cannot reach postgresql://***@db.example:5432/shop" in str(caught.value)
 
 
 async def test_an_opening_that_takes_too_long_ends_the_start() -> None:
@@ -192,7 +272,7 @@ async def test_an_opening_that_takes_too_long_ends_the_start() -> None:
     recorded.add("flaky", opening=flaky)
     recorded.add("never")
     with pytest.raises(ResourceError) as caught:
-        await MemoryBus(recorded.app).__aenter__()
+        await ResourceManager(recorded.app.resources, start_timeout_s=60).open(retries=True)
     assert 55 <= now() <= 60
     assert max(later - before for before, later in zip(flaky.tried_at, flaky.tried_at[1:], strict=False)) == 5
     first, second, third = str(caught.value).splitlines()

@@ -17,10 +17,11 @@ from fivestage import (
     StageType,
 )
 from fivestage.settings import Settings
-from fivestage.testing import MemoryBus
+from fivestage.testing import MemoryBus, call_node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
 
 class Named(BaseModel):
@@ -83,6 +84,32 @@ async def test_the_fixture_takes_settings(run_app: Callable[..., Awaitable[Memor
     assert [name for stage, name in seen if stage == "first"] == ["a", "c", "unnamed"]
     with pytest.raises(ConfigurationError, match=r"nodes.frist: .*did you mean 'first'"):
         await run_app(app_of(seen), nodes={"frist": {}})
+
+
+async def test_the_environment_changes_no_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The bus in memory, an Orchestrator and ``call_node`` ignore variables; a file counts if it is given."""
+    for name, value in (
+        ("NODES__FIRST__NAME", "variable"),
+        ("LANE", "!"),
+        ("PIPELINE__TOTAL_TIMEOUT_MS", "0"),
+    ):
+        monkeypatch.setenv(f"FIVESTAGE_{name}", value)
+    config = tmp_path / "fivestage.toml"
+    config.write_text('[nodes.first]\nname = "file"\n')
+    monkeypatch.setenv("FIVESTAGE_CONFIG", str(config))
+    seen: list[Any] = []
+    app = app_of(seen)
+    await Orchestrator(app).process_query("x")
+    with pytest.raises(ValueError):  # noqa: PT011 - the node raises it, without a text
+        await call_node(app, "first", "x")
+    async with MemoryBus(app) as bus:
+        await bus.ask("x")
+    for path in (config, str(config)):
+        async with MemoryBus(app, config=path) as bus:
+            await bus.ask("x")
+    assert [name for stage, name in seen if stage == "first"] == [*["unnamed"] * 3, "file", "file"]
+    with pytest.raises(ValueError, match="give settings or config, not both"):
+        MemoryBus(app, config=config, settings=Settings.load(environment=False))
 
 
 async def test_two_orchestrators_of_one_app() -> None:

@@ -287,6 +287,7 @@ async def test_the_log_line_of_a_blocked_loop() -> None:
             "event": "event loop blocked",
             "log_level": "warning",
             "reason": IN_STAGE,
+            "advice": "code that blocks belongs in a def, or in ctx.run_sync",
             "node": "slow",
             "stage": "intent",
             "query_id": "q",
@@ -312,6 +313,7 @@ async def test_a_loop_that_gets_no_cpu() -> None:
         harness.check()
     [line] = logs
     assert (line["log_level"], line["reason"]) == ("info", "the loop was ready, but got no CPU")
+    assert line["advice"] is None
     assert (harness.counting.stalled, harness.counting.lines) == ([""], [None])
 
 

@@ -41,6 +41,9 @@ RUNS = st.builds(
     SECONDS,
     st.none() | TEXT,
     st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
 )
 OFFERS = st.builds(Offer, st.binary(), st.none() | SECONDS, st.none() | TEXT)
 HEADS = st.lists(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT, min_size=1)

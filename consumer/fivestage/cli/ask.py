@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from fivestage.cli.common import ConfigOption, JsonOption, load_settings, query_event
+from fivestage.cli.common import ConfigOption, JsonOption, load_settings, query_event, warn_of_variables
 
 if TYPE_CHECKING:
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.settings import Settings
     from fivestage_schemas import PipelineResult, QueryEvent
 
+MAX_CHARS: Final = 4000
+"""Characters of the answer that are printed; ``--json`` prints all."""
 LEAVE_S: Final = 1.0
 """How long tasks that nodes have left running may take to end."""
 
@@ -22,13 +25,24 @@ def ask(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Your Pipeline.")],
     text: Annotated[str, typer.Argument(help="The question.")],
     lane: Annotated[str | None, typer.Option(help="The lane, a traffic class.")] = None,
-    budget_ms: Annotated[int | None, typer.Option(min=1, help="The time limit in milliseconds.")] = None,
+    budget_ms: Annotated[
+        int | None,
+        typer.Option(min=1, help="The time limit in milliseconds, at most pipeline.total_timeout_ms."),
+    ] = None,
+    allow_partial: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-partial/--no-allow-partial",
+            help="Whether an answer offered before the node's limit counts as a success.",
+        ),
+    ] = None,
     as_json: JsonOption = False,  # noqa: FBT002
     config: ConfigOption = None,
 ) -> None:
     """Answer one question with your app, without Kafka: prints the answer, and where the time went.
 
-    Opens the app's resources and closes them again. Exit code 1 if the query does not succeed.
+    Opens the app's resources and closes them again. Exit code 1 if the query does not succeed, or if
+    validation rejects its answer.
 
     Example: `fivestage ask myapp:app "hello there"`
 
@@ -37,17 +51,30 @@ def ask(
     from fivestage.observability import logging
     from fivestage.pipeline.loader import load_app
 
-    event = query_event(f"ask-{uuid.uuid4().hex[:8]}", text, lane=lane, budget_ms=budget_ms)
+    fields = {"lane": lane, "budget_ms": budget_ms, "allow_partial": allow_partial}
+    event = query_event(f"ask-{uuid.uuid4().hex[:8]}", text, **fields)
     settings = load_settings(config)
+    _warn_of_budget(settings.pipeline.total_timeout_ms, event)
     logging.configure("WARNING", settings.logging.show_text, "text")
+    warn_of_variables(settings)
     app = load_app(target)
     result = _result(app, settings, event)
     if as_json:
         print(result.model_dump_json())
     else:
         _print(result)
-    if result.status != "success":
+    if result.status != "success" or result.validated is False:
         raise typer.Exit(1)
+
+
+def _warn_of_budget(most_ms: int, event: QueryEvent) -> None:
+    """Say that a time limit above that of the settings has no effect, as in the service."""
+    if (event.budget_ms or 0) > most_ms:
+        print(
+            f"fivestage: --budget-ms {event.budget_ms}: a query gets {most_ms} ms at most, "
+            "pipeline.total_timeout_ms; raise that and pipeline.stage_timeouts_ms in a --config file",
+            file=sys.stderr,
+        )
 
 
 def _result(app: Pipeline, settings: Settings, event: QueryEvent) -> PipelineResult:
@@ -74,6 +101,7 @@ async def _ask(app: Pipeline, settings: Settings, event: QueryEvent) -> Pipeline
         app,
         plan=settings.pipeline.plan(),
         threads=settings.executor.threads,
+        max_data_bytes=settings.kafka.max_record_bytes,
         start_timeout_ms=settings.executor.start_timeout_ms,
         nodes=settings.for_nodes(app),
         deadline_header=settings.outbound.deadline_header,
@@ -85,6 +113,7 @@ async def _ask(app: Pipeline, settings: Settings, event: QueryEvent) -> Pipeline
             query_id=event.query_id,
             lane=event.lane or settings.lane,
             budget_ms=event.budget_ms,
+            allow_partial=event.allow_partial,
         )
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
@@ -98,4 +127,4 @@ def _print(result: PipelineResult) -> None:
     from fivestage.cli.explain.explanation import Explanation
     from fivestage.cli.explain.view import print_explanation
 
-    print_explanation(Explanation(result.query_id, result), show_text=True)
+    print_explanation(Explanation(result.query_id, result), show_text=True, max_chars=MAX_CHARS)

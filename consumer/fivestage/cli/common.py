@@ -49,6 +49,23 @@ def load_settings(config: Path | None, bootstrap: str | None = None) -> Settings
     return Settings.load(config, {"kafka": {"bootstrap_servers": bootstrap}} if bootstrap else None)
 
 
+def warn_of_variables(settings: Settings) -> None:
+    """Log the variables that look like settings and set nothing.
+
+    Others with the prefix are not mentioned: Kubernetes makes some for each Service, such as
+    ``FIVESTAGE_SERVICE_HOST`` for one called fivestage. ``fivestage config check`` names all.
+    """
+    import structlog
+
+    from fivestage.setting_sources import unknown_variables
+
+    log = structlog.get_logger("fivestage.settings")
+    for variable, proposal in unknown_variables(type(settings).model_fields):
+        advice = None if proposal is None else f"did you mean {proposal}?"
+        if "__" in variable or advice is not None:
+            log.warning("variable has no effect", variable=variable, advice=advice)
+
+
 def query_event(query_id: str, text: str, **fields: Any) -> QueryEvent:
     """Make the event of a query that is given on the command line; *fields* are those of QueryEvent.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,6 @@ from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-PREFIX = "FIVESTAGE_"
 
 app = typer.Typer(
     no_args_is_help=True, help="Show or check the settings.\n\nExample: `fivestage config show`"
@@ -46,13 +43,22 @@ def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> Non
 
     Example: `fivestage config check --config fivestage.toml`
     """
+    from fivestage.setting_sources import unknown_variables
+
     settings = load_settings(config, bootstrap)
     for sentence in settings.conflicts():
         print(f"fivestage: {sentence}", file=sys.stderr)
-    known = {*type(settings).model_fields, "config"}
-    for name in os.environ:
-        if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower().split("__")[0] not in known:
-            print(f"fivestage: {name} in the environment is not a setting and has no effect", file=sys.stderr)
+    for name, proposal in unknown_variables(type(settings).model_fields):
+        hint = "" if proposal is None else f" (did you mean {proposal}?)"
+        text = f"{name} in the environment is not a setting and has no effect{hint}"
+        print(f"fivestage: {text}", file=sys.stderr)
+    if settings.nodes:
+        names = ", ".join(f"[nodes.{name}]" for name in settings.nodes)
+        print(
+            f"fivestage: {names}: not checked here, as your app defines them: fivestage check MODULE:APP "
+            "--config FILE",
+            file=sys.stderr,
+        )
     print("the settings are valid")
 
 

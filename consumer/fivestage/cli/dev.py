@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fivestage.cli.common import ConfigOption, errors_as_one_line, load_settings
+from fivestage.cli.common import ConfigOption, errors_as_one_line, load_settings, warn_of_variables
 from fivestage.cli.run import LogLevel, harden_process
 from fivestage.errors import ConfigurationError, InvalidAppError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.service.sources import Sources
     from fivestage.settings import Settings
@@ -28,7 +31,8 @@ PARTITIONS = 1
 def dev(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Your Pipeline.")],
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the embedded broker; 0 = any free port.")
+        int,
+        typer.Option(min=0, max=65535, help="Port of the embedded broker; 0 = any, for the status page too."),
     ] = DEFAULT_PORT,
     watch: Annotated[
         list[Path] | None,
@@ -44,7 +48,8 @@ def dev(
 ) -> None:
     """Run your app with an embedded broker, and reload it when its files change; until Ctrl-C.
 
-    A file with an error leaves the earlier app running. The frames of a node's exceptions are logged.
+    A file with an error leaves the earlier app running. The frames of a node's exceptions are logged. The
+    file of --config is watched too; of its settings those of nodes take effect at once.
 
     Example: `fivestage dev myapp:app`, then in another terminal `fivestage produce "hello there"`
 
@@ -62,18 +67,35 @@ def dev(
         for path in watch or ():
             if not path.exists():
                 raise ConfigurationError(f"--watch {path}: there is no such file or folder")
-        settings = load_settings(config)
+        settings = _settings(config, port)
         texts = show_text or settings.logging.show_text
         style = "text" if settings.logging.format == "auto" else settings.logging.format
         chosen = log_level, texts, style, True
         logging.configure(*chosen)
-        sources = Sources.of(target, watch or ())
+        warn_of_variables(settings)
+        sources = Sources.of(target, [*(watch or ()), *([config] if config else ())])
+        _warn_of_place(target, sources)
         app = _first_app(target, sources)
         logging.configure(*chosen)  # the app may have configured the log
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
-        code = loop.run_until_complete(_serve(settings, app, target, sources, port))
+        reads = partial(_settings, config, port)
+        code = loop.run_until_complete(_serve(settings, reads, app, target, sources, port))
     os._exit(code)  # exits even if a thread of a node, or an import, hangs
+
+
+def _settings(config: Path | None, port: int) -> Settings:
+    """Load the settings; with a broker on any free port the status page is on one too, unless one is set."""
+    settings = load_settings(config)
+    if port != 0 or "port" in settings.admin.model_fields_set:
+        return settings
+    return settings.model_copy(update={"admin": settings.admin.model_copy(update={"port": 0})})
+
+
+def _warn_of_place(target: str, sources: Sources) -> None:
+    """Say where the app comes from if not from this folder: an installed one may have the same name."""
+    if sources.home is not None and not sources.home.is_relative_to(Path.cwd()):
+        print(f"fivestage: {target} is not in this folder: running {sources.home}", file=sys.stderr)
 
 
 def _first_app(target: str, sources: Sources) -> Pipeline:
@@ -99,8 +121,18 @@ def _first_app(target: str, sources: Sources) -> Pipeline:
         drop_compiled(changed)
 
 
-async def _serve(settings: Settings, app: Pipeline, target: str, sources: Sources, port: int) -> int:
-    """Run broker and service until the service ends; return its exit code."""
+async def _serve(
+    settings: Settings,
+    reads: Callable[[], Settings],
+    app: Pipeline,
+    target: str,
+    sources: Sources,
+    port: int,
+) -> int:
+    """Run broker and service until the service ends; return its exit code.
+
+    *reads* reads the settings again.
+    """
     from fivestage.cli.check.findings import find
     from fivestage.kafka.embedded_broker import EmbeddedBroker
     from fivestage.service import entry
@@ -115,6 +147,7 @@ async def _serve(settings: Settings, app: Pipeline, target: str, sources: Source
             Reloading(
                 sources,
                 lambda port: _announce(settings, sources, broker.bootstrap, port),
+                lambda: _on_broker(reads(), broker.bootstrap),
                 check=lambda app: find(app).errors,
             ),
         )
@@ -132,11 +165,12 @@ def _announce(settings: Settings, sources: Sources, bootstrap: str, admin_port: 
     host = settings.admin.host
     option = "" if bootstrap == f"{HOST}:{DEFAULT_PORT}" else f" -b {bootstrap}"
     address = f"[{host}]" if ":" in host else host
+    places = ", ".join(map(str, (*sources.folders, *sources.also)))
     page = "not served" if admin_port is None else f"http://{address}:{admin_port}/"
     lines = (
         f"status page  {page}",
         f"broker       {bootstrap}",
-        f"watching     {len(sources)} files in {', '.join(map(str, sources.folders))}",
+        f"watching     {len(sources)} files in {places}",
         f'to ask       fivestage produce "hello there"{option}',
         f"answers      fivestage watch --from-beginning{option}",
     )

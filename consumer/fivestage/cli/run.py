@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings
+from fivestage.cli.common import BootstrapOption, ConfigOption, load_settings, warn_of_variables
 from fivestage.errors import ConfigurationError, InvalidAppError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def run(
         settings = load_settings(config, bootstrap)
         chosen = log_level, settings.logging.show_text, settings.logging.format
         logging.configure(*chosen)
+        warn_of_variables(settings)
         app = load_app(target)
     logging.configure(*chosen)  # the app may have configured the log
     code = entry.run(settings, app, target)

@@ -89,8 +89,11 @@ def budget_of(
 
 
 LATER_STAGES_S: Final = 0.005
-"""Seconds that processing leaves to validation and reflection, besides what they usually take, if the query
-allows partial answers: else the last offer would often come too late to be checked."""
+"""Least seconds that processing leaves to validation and reflection, besides what they usually take, if the
+query allows partial answers: else the last offer would often come too late to be checked."""
+LATER_SHARE: Final = 0.02
+"""The share of the time left that it leaves to them if that is more. Where answers take a second, a loop may
+well be busy for 10 ms at their end, and an offer lost costs more than 20 ms of its answer."""
 MAX_LEFT_SHARE: Final = 0.1
 """The largest share of the time left that it leaves to them."""
 _PROCESSING: Final = StageType.PROCESSING
@@ -109,7 +112,8 @@ def stage_grant(
     """
     remaining_s = ends_at - now
     if allow_partial and spec.stage_type is _PROCESSING and remaining_s > 0:
-        remaining_s -= min(LATER_STAGES_S + routing.later_s, MAX_LEFT_SHARE * remaining_s)
+        left_s = max(LATER_STAGES_S, LATER_SHARE * remaining_s) + routing.later_s
+        remaining_s -= min(left_s, MAX_LEFT_SHARE * remaining_s)
     available_s = remaining_s - routing.reserve_s
     if spec.critical:
         p95_s = routing.p95_s or routing.limit_s

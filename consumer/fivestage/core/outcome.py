@@ -264,7 +264,7 @@ def _verdict(
     if failed is None:
         return PipelineStatus.SUCCESS, None, None
     if failed.verdict is False:
-        return PipelineStatus.ERROR, _REJECTED, "rejected"
+        return PipelineStatus.ERROR, f"{_REJECTED}: {failed.error}" if failed.error else _REJECTED, "rejected"
     if any(note.scope is TimeoutScope.PIPELINE for note in timeouts):
         return PipelineStatus.TIMEOUT, f"Pipeline timeout exceeded ({budget_s * 1000:.0f} ms)", "timeout"
     stage = failed.spec.stage_type.capitalize()

@@ -39,12 +39,13 @@ class StageRun:
         partial: Processing did not end with an answer, and later stages run on the last answer offered.
         counted: Breaker and health of the node count the call; of a batch they count one.
         capped: The limit was the node's own ``timeout_ms``: the stage would have had more time.
+        keeps_offer: The node raised, and its exception says that what it had offered counts on.
     """
 
     __slots__ = (
         "attempt", "capped", "counted", "data_json", "duration_s", "error", "error_type", "excused",
-        "granted_s", "node", "outcome", "partial", "probe", "spec", "started_at", "verdict", "waited_s",
-        "where",
+        "granted_s", "keeps_offer", "node", "outcome", "partial", "probe", "spec", "started_at", "verdict",
+        "waited_s", "where",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 - the fields of a StageResult
@@ -67,6 +68,7 @@ class StageRun:
         partial: bool = False,  # noqa: FBT001, FBT002 - likewise
         counted: bool = True,  # noqa: FBT001, FBT002 - likewise
         capped: bool = False,  # noqa: FBT001, FBT002 - likewise
+        keeps_offer: bool = False,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.outcome = outcome
@@ -83,9 +85,8 @@ class StageRun:
         self.excused = excused
         self.waited_s = waited_s
         self.where = where
-        self.partial = partial
-        self.counted = counted
-        self.capped = capped
+        self.partial, self.keeps_offer = partial, keeps_offer
+        self.counted, self.capped = counted, capped
 
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"
@@ -118,6 +119,7 @@ class StageRun:
             partial,
             self.counted,
             self.capped,
+            self.keeps_offer,
         )
 
     @property
@@ -221,7 +223,7 @@ class StageHistory:
         """Callback for waits for a thread, with the job and this history; then with None at the start of a
         wait, with the query's new start and end (monotonic seconds) at its end."""
         self.offer: Offer | None = None
-        """The last answer offered by an attempt that has ended, and that did not raise."""
+        """The last answer offered by an attempt that has ended, and that did not raise; see ``fail_over``."""
         self.on_offer: Any = None
         """Callback for offers, with the context of the call; in worker processes, which send them."""
 
@@ -241,8 +243,11 @@ class StageHistory:
         self.attempt = 1
 
     def fail_over(self, run: StageRun) -> None:
-        """End a failed attempt that another may follow; what it offered counts unless it raised."""
-        if run.outcome is not _ERROR:
+        """End a failed attempt that another may follow; what it offered counts unless it raised.
+
+        It counts after an exception, too, that says so.
+        """
+        if run.outcome is not _ERROR or run.keeps_offer:
             self.offer = self.last_offer()
         self.superseded.append(run)
         self.running = self.resumed = self.waiting = None

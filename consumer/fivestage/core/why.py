@@ -1,13 +1,14 @@
 """Says in words why a query ended as it did, from its published result; for the status page and ``explain``.
 
-Only what has no text of users and authors is read: stages, nodes, outcomes, durations and error types.
+Only what has no text of users and authors is read: stages, nodes, outcomes, durations, error types, and why
+the built-in validation rejected an answer.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fivestage_schemas import AttemptKind, Outcome, PipelineStatus, TimeoutReason
+from fivestage_schemas import AttemptKind, Outcome, PipelineStatus, StageType, TimeoutReason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 WAITED_MS: Final = 100.0
 """From this age on, the wait before the start is mentioned."""
+OVER_MS: Final = 100.0
+"""Code that runs for so long beyond its limit blocks its event loop, or ignores its cancellation: it has had
+the time to clean up."""
+LATE_MS: Final = 50.0
+"""Without an executor a query ends so late only if its code does not give control back."""
 _CALLED: Final = {Outcome.SUCCESS: "answered", Outcome.TIMEOUT: "did not answer", Outcome.ERROR: "failed"}
 _NOT_CALLED: Final[Mapping[str, str]] = {
     "breaker_open": "was not called because its breaker was open",
@@ -28,8 +34,13 @@ _REASONS: Final[Mapping[str, str]] = {
     "publish_refused": "the broker refused an event of the query",
     "result_too_large": "the answer is too large for its topic",
     "worker_died": "the worker process died while it ran the query",
-    "rejected": "validation rejected the answer",
 }
+_CAUSES: Final[Mapping[str, str]] = {
+    "ModelBusyError": "the model's server accepts no more requests",
+    "ModelError": "the model's server refused the request",
+    "ModelUnavailableError": "the model's server failed, or its answer broke off",
+}
+"""The errors of ``fivestage.nodes.llm``, which this package does not import."""
 _UNSTARTED: Final[Mapping[TimeoutReason | None, str]] = {
     None: "its answer would have come too late, so it was not started",
     TimeoutReason.EXPIRED_BEFORE_START: "its deadline had passed before it could be started",
@@ -48,6 +59,8 @@ def why(result: PipelineResult, unstarted: TimeoutReason | None = None) -> str:
         return _with_wait(_UNSTARTED[unstarted], result, least_ms=0.0)
     if result.status is PipelineStatus.SUCCESS:
         return _degraded(result) if result.degraded else _slow(result)
+    if result.error_type == "rejected":
+        return _rejected(result)
     ended = _stage_that_ended(result)
     if (known := _REASONS.get(result.error_type or "")) is not None:
         return known
@@ -55,6 +68,7 @@ def why(result: PipelineResult, unstarted: TimeoutReason | None = None) -> str:
         return f"it ended as {result.status} before any stage did"
     ran_out = result.status is PipelineStatus.TIMEOUT and _ran_out(result, ended)
     text = _out_of_time(result, ended) if ran_out else _failed(ended)
+    text += _blocked(result, ended)
     offered = f"; {result.node} had offered an answer" if result.partial else ""
     return _with_wait(text + offered, result)
 
@@ -127,6 +141,8 @@ def _last(stage: StageResult) -> str:
         return f"{name} did not end within the {_ms(stage.timeout_ms)} it was granted"
     if stage.outcome is Outcome.SKIPPED:
         return f"{name} was skipped"
+    if (cause := _CAUSES.get(kind)) is not None:
+        return f"{name} failed after {_ms(stage.duration_ms)}: {cause} ({kind})"
     return f"{name} failed with {kind or 'an error'} after {_ms(stage.duration_ms)}"
 
 
@@ -149,12 +165,38 @@ def _earlier(stage: StageResult) -> str:
 
 def _degraded(result: PipelineResult) -> str:
     """Say which stage did not succeed, or that validation rejected the answer."""
-    failed = ", ".join(_failed(stage) for stage in result.stages if not stage.success)
+    failed = ", ".join(
+        f"{_failed(stage)}{_blocked(result, stage)}" for stage in result.stages if not stage.success
+    )
     if result.validated is False:
-        return f"answered, but {_REASONS['rejected']}" + (f"; {failed}" if failed else "")
+        return f"answered, but {_rejected(result)}" + (f"; {failed}" if failed else "")
     if result.partial:
         return f"answered with what {result.node} had offered: {failed}"
     return f"answered without all stages: {failed}"
+
+
+def _rejected(result: PipelineResult) -> str:
+    """Say that validation rejected the answer, and why, if the built-in one did."""
+    text = "validation rejected the answer"
+    for stage in result.stages:
+        is_verdict = stage.stage_type is StageType.VALIDATION and stage.success and stage.error_type is None
+        if is_verdict and stage.error is not None:
+            text += f": {stage.error}"
+    return text
+
+
+def _blocked(result: PipelineResult, stage: StageResult) -> str:
+    """Say that code did not give control back; only of queries without Kafka, which have no executor.
+
+    In the service such code ends at its limit, and a line of the log says so.
+    """
+    is_over = stage.outcome is Outcome.TIMEOUT and stage.duration_ms - stage.timeout_ms >= OVER_MS
+    if result.source is not None or not is_over:
+        return ""
+    cause = "blocked the event loop, or ignored its cancellation"
+    if result.metrics.total_duration_ms - result.metrics.budget_ms >= LATE_MS:
+        cause = "did not give control back to the event loop"
+    return f", as it {cause}; code that blocks belongs in a def, or in ctx.run_sync"
 
 
 def _slow(result: PipelineResult) -> str:

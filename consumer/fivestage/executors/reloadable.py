@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fivestage.executors.executor import Executor, OnFinished
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.pipeline.thread_pool import Abandoned
+    from fivestage.settings import Settings
 
 STOP_S: Final = 2.8
 """Seconds that the executor of a replaced app may take to stop, once it has no jobs."""
@@ -31,13 +32,16 @@ class ReloadableExecutor:
 
     Args:
         make: Makes an executor for an app.
+        settings: The settings that *make* gets for the first app.
         app: The first app.
     """
 
-    def __init__(self, make: Callable[[Pipeline], Executor], app: Pipeline) -> None:
+    def __init__(
+        self, make: Callable[[Settings, Pipeline], Executor], settings: Settings, app: Pipeline
+    ) -> None:
         self._make = make
         self._on_finished: OnFinished
-        self._current = make(app)
+        self._current = make(settings, app)
         self._replaced: list[Executor] = []
         """The executors of earlier apps, until they have stopped."""
         self._endings: set[asyncio.Task[None]] = set()
@@ -53,12 +57,12 @@ class ReloadableExecutor:
         self._on_finished = on_finished
         await self._current.start(self._finished)
 
-    async def reload(self, app: Pipeline) -> None:
-        """Run all further jobs with *app*, once its executor is ready.
+    async def reload(self, settings: Settings, app: Pipeline) -> None:
+        """Run all further jobs with *app* and *settings*, once its executor is ready.
 
         If this raises, or is cancelled, the earlier app stays. Raises what the start of an executor raises.
         """
-        new = self._make(app)
+        new = self._make(settings, app)
         await new.start(self._finished)
         old, self._current = self._current, new
         self._replaced.append(old)

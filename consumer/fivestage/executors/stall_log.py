@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LOG_EVERY_S: Final = 5.0
 """Least seconds between two log lines about one place in the code; the metric counts every stall."""
 NO_CPU: Final = "the loop was ready, but got no CPU"
+ADVICE: Final = "code that blocks belongs in a def, or in ctx.run_sync"
 _SELECTORS: Final = f"{selectors.__file__}:"
 MAX_LOGGED: Final = 256
 """Most places remembered; after that all may be logged again."""
@@ -45,6 +46,7 @@ class StallLog:
                 logging.INFO if waits else logging.WARNING,
                 "event loop blocked",
                 reason=NO_CPU if waits else why,
+                advice=ADVICE if about["stage"] is not None and not waits else None,
                 **about,
                 blocked_ms=max(ceil(worker.stalled_s * 1000), self._stall_ms),  # checks are not exact
                 setting=f"executor.stall_ms = {self._stall_ms}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
+from fivestage.core.codec.jsonable import kind_of
 from fivestage.errors import NodeError
 from fivestage_schemas import StageType
 
@@ -19,42 +20,50 @@ def validation_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext
     """Make the stage function for *nodes*.
 
     The called node's ``validate`` decides; a ``def`` runs in a thread, since it may block. For a node without
-    ``validate``, ``is_plausible`` decides. The stage function raises NodeError if ``validate`` returns
-    anything but True or False.
+    ``validate``, ``fault_of`` decides. ``ctx.rejection`` says why an answer was rejected. The stage function
+    raises NodeError if ``validate`` returns anything but True or False.
     """
 
     async def validation(query: Query, ctx: StageContext) -> bool:
         node = nodes.get(ctx.node) if ctx.node else None
         check = node.validate if node else None
         if check is None:
-            return is_plausible(ctx.answer, ctx.results.get(StageType.PROCESSING), ctx.confidence)
+            ctx.rejection = fault_of(ctx.answer, ctx.results.get(StageType.PROCESSING), ctx.confidence)
+            return ctx.rejection is None
         called = check.call(query, ctx) if check.is_async else ctx.run_sync(check.call, query, ctx)
         verdict = await called
         if not isinstance(verdict, bool):
-            raise NodeError(f"{check.name} must return True or False, it returned {type(verdict).__name__}")
+            raise NodeError(f"{check.name} must return True or False, it returned {kind_of(verdict)}")
+        ctx.rejection = None if verdict else f"{check.name} returned False"
         return verdict
 
     return validation
 
 
-def is_plausible(answer: Any, result: Any = None, confidence: Any = None) -> bool:
-    """Whether there is an answer, and no confidence outside 0..1.
+def fault_of(answer: Any, result: Any = None, confidence: Any = None) -> str | None:
+    """Why an answer cannot be one: it is missing, or its confidence is outside 0..1. None if it can.
+
+    The text quotes no text of the answer, so that it may be shown where answers may not.
 
     Args:
         answer: The answer; None, blank text and empty collections are no answer, 0 and False are one.
         result: All that the node returned; a ``confidence`` in it is checked too.
         confidence: The confidence that the pipeline read in *result*; None if the node gave none.
     """
-    if answer is None or (isinstance(answer, Sized) and not len(answer)):
-        return False
+    if answer is None:
+        return "there is no answer: it is null"
+    if isinstance(answer, Sized) and not len(answer):
+        return f"there is no answer: it is an empty {type(answer).__name__}"
     if isinstance(answer, str) and not answer.strip():
-        return False
+        return "there is no answer: it is blank"
     stated = result.get("confidence") if isinstance(result, Mapping) else None
-    return _is_in_range(confidence) and _is_in_range(stated)
+    return _out_of_range(stated) or _out_of_range(confidence)
 
 
-def _is_in_range(value: Any) -> bool:
+def _out_of_range(value: Any) -> str | None:
     if value is None:
-        return True
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"the confidence is a {type(value).__name__}, not a number from 0 to 1"
     # A comparison with NaN is false, so NaN is out of range too.
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return None if 0 <= value <= 1 else f"the confidence is {value:g}, not a number from 0 to 1"

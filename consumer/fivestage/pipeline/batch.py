@@ -87,7 +87,8 @@ class BatchContext(Outbound):
         """The value that a resource yielded; see ``StageContext.use``.
 
         Raises:
-            ResourceError: it is not open here, or belongs to an event loop and this code runs in a thread.
+            ResourceError: it is no resource, is not open here, or belongs to an event loop and this code runs
+                in a thread.
         """
         return find_open(resource, self.resources)
 

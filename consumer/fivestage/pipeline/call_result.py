@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, Final
 
 from fivestage.core.exception_origin import Frame, frames_of
@@ -21,7 +22,7 @@ class CallResult:
 
     __slots__ = (
         "data", "data_json", "duration_s", "error", "error_type", "excused", "extended_s", "frames",
-        "outcome", "retriable",
+        "keeps_offer", "outcome", "retriable", "retry_after_s",
     )  # fmt: skip
 
     def __init__(
@@ -39,11 +40,12 @@ class CallResult:
         self.data_json = data_json
         self.error = error
         self.error_type = error_type
-        self.extended_s = 0.0
-        """Seconds added to the limit because other code blocked the loop."""
-        self.excused = self.retriable = False
+        self.extended_s = self.retry_after_s = 0.0
+        """Seconds added to the limit because other code blocked the loop; and seconds that the exception asks
+        to wait before another call."""
+        self.excused = self.retriable = self.keeps_offer = False
         """The exception says something about the query, and is no failure of the node; or it is a failure
-        after which the author permits another call."""
+        after which the author permits another call. It says that what the call had offered counts on."""
         self.frames: tuple[Frame, ...] = ()
         """Where the call raised, the innermost frame last; the exception would keep local variables alive."""
 
@@ -71,6 +73,8 @@ class CallResult:
         result.frames = frames_of(error)
         result.excused = bool(excused) and _is_one_of(error, excused)
         result.retriable = bool(retry_on) and not result.excused and _is_one_of(error, retry_on)
+        result.keeps_offer = not result.excused and _attribute(error, "keeps_offer") is True
+        result.retry_after_s = _wait_s(error) if result.retriable else 0.0
         return result
 
     @classmethod
@@ -84,6 +88,20 @@ def _is_one_of(error: BaseException, classes: tuple[type[BaseException], ...]) -
     if isinstance(error, BaseExceptionGroup):  # as from a TaskGroup
         return error.split(classes)[1] is None
     return isinstance(error, classes)
+
+
+def _wait_s(error: BaseException) -> float:
+    """The seconds in its attribute ``retry_after_s``; 0.0 if there are none."""
+    found = _attribute(error, "retry_after_s")
+    is_number = isinstance(found, int | float) and not isinstance(found, bool)
+    return float(found) if is_number and 0 < found < inf else 0.0
+
+
+def _attribute(error: BaseException, name: str) -> Any:
+    try:
+        return getattr(error, name, None)
+    except Exception:  # noqa: BLE001 - the class is the author's and may raise anything
+        return None
 
 
 def _text(error: BaseException) -> str:

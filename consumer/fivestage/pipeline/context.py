@@ -15,12 +15,11 @@ from fivestage.core.routing_snapshot import RoutingSnapshot
 from fivestage.errors import InvalidAppError, NodeError, ResourceError
 from fivestage.pipeline.answers import offer_of
 from fivestage.pipeline.outbound import Outbound
+from fivestage.pipeline.resource import Resource, no_resource
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from fivestage.pipeline.resource import Resource
 
 T = TypeVar("T")
 S = TypeVar("S", default=Any)
@@ -136,6 +135,8 @@ class StageContext(Outbound, Generic[S]):
     """The node's confidence, 0..1; None if it gave none."""
     validated: bool | None = None
     """The verdict of validation, for reflection; None if there is none."""
+    rejection: str | None = field(default=None, init=False, repr=False)
+    """Why the built-in validation rejected the answer; the ``error`` of the stage's result."""
     on_trial: bool = field(default=False, repr=False)
     """The built-in decision chose the node to find out whether it has recovered."""
     resources: OpenResources = field(default=_NO_RESOURCES, repr=False)
@@ -170,8 +171,9 @@ class StageContext(Outbound, Generic[S]):
         """Offer an answer that is to be published if this node does not end in time; only in a node.
 
         The last one counts, also if the node then blocks its event loop or its process is killed. What the
-        node returns replaces it; an exception discards it. The query ends as a ``timeout`` with this answer
-        and ``partial``. If it allows partial answers and time is left, it succeeds, degraded.
+        node returns replaces it; an exception discards it, unless its attribute ``keeps_offer`` is True. The
+        query ends as a ``timeout``, or an ``error``, with this answer and ``partial``. If it allows partial
+        answers and time is left, it succeeds, degraded.
 
         Args:
             answer: Whatever a node may return. It is encoded now: later changes of it have no effect.
@@ -196,8 +198,8 @@ class StageContext(Outbound, Generic[S]):
         Example: ``async with ctx.use(http).get(url) as reply:``; see ``Pipeline.resource``.
 
         Raises:
-            ResourceError: it is not open here, or belongs to an event loop and is used in a thread: in a
-                ``def`` stage or node, or in a function that ``run_sync`` runs.
+            ResourceError: it is no resource, is not open here, or belongs to an event loop and is used in a
+                thread: in a ``def`` stage or node, or in a function that ``run_sync`` runs.
         """
         return find_open(resource, self.resources)
 
@@ -240,6 +242,9 @@ def find_open(resource: Resource[T], resources: OpenResources) -> T:
     Raises:
         ResourceError: see ``StageContext.use``.
     """
+    untyped: Any = resource
+    if not isinstance(untyped, Resource):
+        raise ResourceError(no_resource(untyped))
     if resource.is_async and not _on_a_loop():
         raise ResourceError(
             f"resource {resource.name!r} is an `async def`, so it belongs to an event loop; this code "

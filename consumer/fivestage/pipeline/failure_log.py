@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fivestage.pipeline.call_result import CallResult
 
 LOGGER: Final = "fivestage.nodes"
+SHOW_TEXT: Final = "--show-text shows the message"
 log = logging.getLogger(LOGGER)
 
 
@@ -20,7 +21,7 @@ class FailureLog:
         self.shows_text = False
         """Add the exceptions' messages, which may hold query text (``logging.show_text``)."""
         self.shows_frames = False
-        """Add the innermost frames at every level."""
+        """Add the innermost frames at every level, as ``fivestage dev`` does."""
 
     def write(
         self,
@@ -55,6 +56,8 @@ class FailureLog:
             fields["node"] = node
         if self.shows_text:
             fields["error"] = result.error
+        elif self.shows_frames:
+            fields["advice"] = SHOW_TEXT
         if self.shows_frames or log.isEnabledFor(logging.DEBUG):
             fields["frames"] = [str(frame) for frame in result.frames]
         failed = stage if node is None else f"node {node!r}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.codec.data_json import as_json
+from fivestage.core.codec.jsonable import kind_of
 from fivestage.core.stage_history import StageRun
 from fivestage.errors import NodeError
 from fivestage.pipeline.bounded_call import Bounds
@@ -19,7 +20,7 @@ from fivestage.pipeline.node_gates import Gates
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.pipeline.running_call import name_calls
 from fivestage.pipeline.stage_call import place_of
-from fivestage.pipeline.stage_results import DataLimit, record, record_offer
+from fivestage.pipeline.stage_results import DataLimit, check_intent, record, record_offer
 from fivestage.pipeline.thread_pool import ThreadPool
 from fivestage.pipeline.waiting_calls import Times
 from fivestage_schemas import Outcome, StageType
@@ -73,7 +74,7 @@ class JobCalls:
 
     __slots__ = (
         "_app", "_bounds", "_clock", "_ctx", "_gates", "_history", "_job", "_limit", "_node",
-        "_retriable", "_threads", "_times", "_traced", "_trial_s", "_waited_s",
+        "_retriable", "_retry_after_s", "_threads", "_times", "_traced", "_trial_s", "_waited_s",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, job: Job, history: StageHistory, monitor: StepMonitor | None) -> None:
@@ -85,6 +86,8 @@ class JobCalls:
         """Seconds that the next call may take if it is a trial, else 0.0; and those that it has waited."""
         self._retriable = False
         """The last call raised an exception after which it may be made again."""
+        self._retry_after_s = 0.0
+        """Seconds that this exception asks to wait before that."""
         self._traced = enter_query(job.trace)
         self._times = Times(job.started_at, job.ends_at, job.due_at)
         self._bounds = Bounds(
@@ -145,20 +148,25 @@ class JobCalls:
         if result.outcome is _SUCCESS:
             result = self._recorded(result)
         failed = result.outcome is _ERROR and not self._history.closed and result.error_type != NODE_BUSY
-        self._retriable = result.retriable
-        verdict = self._ctx.validated if running.spec.stage_type is _VALIDATION else None
+        self._retriable, self._retry_after_s = result.retriable, result.retry_after_s
+        verdict, error = None, result.error
+        if running.spec.stage_type is _VALIDATION:
+            verdict = self._ctx.validated
+            error = self._ctx.rejection if verdict is False and error is None else error
         where = self._log(running, result) if failed else None
         return StageRun(
-            running.spec, result.outcome, result.data_json, result.error, result.error_type, running.node,
+            running.spec, result.outcome, result.data_json, error, result.error_type, running.node,
             running.attempt, running.started_at, result.duration_s, running.granted_s + result.extended_s,
             running.probe, verdict, result.excused, running.waited_s, where,
-            counted=running.counted, capped=running.capped,
+            counted=running.counted, capped=running.capped, keeps_offer=result.keeps_offer,
         )  # fmt: skip
 
     def _recorded(self, result: CallResult) -> CallResult:
         """Put the data where the later stages see it; if reading the data raises, the stage has failed."""
         ctx = self._ctx
         try:
+            if ctx.stage_type is _INTENT and not self._app.has_own(_DECISION):
+                check_intent(result.data)
             record(ctx, result.data)
             if ctx.stage_type is _PROCESSING:
                 self._history.confidence = ctx.confidence
@@ -177,5 +185,5 @@ class JobCalls:
 
     def _check_decision(self, data: Any) -> None:
         if not isinstance(data, str):
-            raise NodeError(f"the decision stage must return a node's name, got {type(data).__name__}")
+            raise NodeError(f"the decision stage must return a node's name, got {kind_of(data)}")
         self._app.find_node(data)

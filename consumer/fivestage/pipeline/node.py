@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
 
 from fivestage.errors import InvalidAppError, Unanswerable
 from fivestage.pipeline.call_rules import CallRules, checked_exceptions
+from fivestage.pipeline.setting_errors import closest
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
     from fivestage.pipeline.batch_runner import BatchRunner
+
+Declaration = TypeVar("Declaration", bound=Callable[..., Any])
 
 PARAMETERS = ("query", "ctx")
 """The names of the arguments of stages and nodes."""
@@ -130,6 +134,25 @@ def check_function(name: str, call: Any, parameters: Sequence[str] = PARAMETERS)
             f"{name}: {title}{signature} cannot be called with ({', '.join(parameters)}), {error}; "
             f"declare it as {define} {title}({', '.join(parameters)})"
         ) from None
+
+
+def names_arguments(declare: Declaration) -> Declaration:
+    """Let the declaration of a node say which arguments there are, when it is called with an unknown one.
+
+    Type checkers see the declaration itself.
+    """
+    known = [name for name in inspect.signature(declare).parameters if name != "self"]
+
+    @functools.wraps(declare)
+    def checked(*args: Any, **options: Any) -> Any:
+        for option in options:
+            if option not in known:
+                title = f"node {args[1]!r}" if len(args) > 1 else "a node"
+                said = f"app.{declare.__name__} has no argument {option!r}{closest(option, known)}"
+                raise InvalidAppError(f"{title}: {said}; it has {', '.join(known)}")
+        return declare(*args, **options)
+
+    return checked  # type: ignore[return-value] # the wrapper takes and returns the same
 
 
 def checked_intents(name: Any, intents: Any) -> frozenset[str]:

@@ -43,7 +43,7 @@ class NodeCalls(StageAttempts):
             run = await self._call_in_slot(spec, name, gate)
             gate.extra.called(self._clock())
         while self._retriable and not (run.success or run.probe or on_trial or history.closed):
-            pause_s = JITTER_S * random()  # noqa: S311 - no secret
+            pause_s = self._retry_after_s + JITTER_S * random()  # noqa: S311 - no secret
             if not self._may_retry(spec, name, gate, pause_s):
                 break
             history.fail_over(run)
@@ -54,11 +54,16 @@ class NodeCalls(StageAttempts):
         return run
 
     def _may_retry(self, spec: StageSpec, name: str, gate: Gate, pause_s: float) -> bool:
-        """Whether the node may be called again for this query; if so, that is paid for."""
+        """Whether the node may be called again for this query; if so, that is paid for.
+
+        Where the failure asks for a wait, another node is called instead if there is one.
+        """
         routing, now = self._job.routing, self._clock()
         called = sum(run.node == name for run in self._history.superseded) + 1
-        left_s = self._times.ends_at - now - routing.stages[spec.sequence].reserve_s - pause_s
-        in_time = left_s >= self._expected_s(name, gate.rules)
+        left_s = self._times.ends_at - now - routing.stages[spec.sequence].reserve_s
+        in_time = left_s - pause_s >= self._expected_s(name, gate.rules)
+        if self._retry_after_s and self._other_node(name, left_s) is not None:
+            return False
         return called <= gate.rules.retries and in_time and routing.allows(name) and gate.extra.take(now)
 
     async def _call_in_slot(self, spec: StageSpec, name: str, gate: Gate, waited_s: float = 0.0) -> StageRun:
@@ -99,13 +104,16 @@ class NodeCalls(StageAttempts):
 
     def _patience_s(self, spec: StageSpec, name: str, rules: CallRules) -> float:
         """Seconds for which to wait for a slot: as long as this node, or another one, could still answer."""
-        routing, history = self._job.routing, self._history
+        routing = self._job.routing
         left_s = self._times.ends_at - self._clock() - routing.stages[spec.sequence].reserve_s
-        failed = [name, *[run.node for run in history.superseded]]
-        other = fallback_node(self._app.nodes, routing, self._ctx, failed, left_s)
-        if other is None:
+        if (other := self._other_node(name, left_s)) is None:
             return max(0.0, left_s - self._expected_s(name, rules))
         return max(0.0, left_s - needed_s(self._app.nodes[other], other, routing))
+
+    def _other_node(self, name: str, left_s: float) -> str | None:
+        """The node that would be called if the one called *name* failed now; None without one."""
+        failed = [name, *[run.node for run in self._history.superseded]]
+        return fallback_node(self._app.nodes, self._job.routing, self._ctx, failed, left_s)
 
     def _expected_s(self, name: str, rules: CallRules) -> float:
         return min(self._job.routing.expected_s(name), rules.timeout_s)

@@ -9,7 +9,7 @@ from fivestage.errors import NoNodeError
 from fivestage.pipeline.batch import batch_handler, checked_batch
 from fivestage.pipeline.call_rules import CallRules
 from fivestage.pipeline.matriz import adapt_matriz_node
-from fivestage.pipeline.node import Handler, Node, checked_arguments
+from fivestage.pipeline.node import Handler, Node, checked_arguments, names_arguments
 from fivestage.pipeline.node_settings import checked_model
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class NodeDeclarations:
         self.batch_nodes: set[str] = set()
         """The names of those nodes that were declared with ``batch_node``."""
 
+    @names_arguments
     def node(
         self,
         name: str,
@@ -109,6 +110,7 @@ class NodeDeclarations:
 
         return declare
 
+    @names_arguments
     def batch_node(
         self,
         name: str,
@@ -155,6 +157,7 @@ class NodeDeclarations:
 
         return declare
 
+    @names_arguments
     def add_node(
         self,
         name: str,

@@ -59,14 +59,18 @@ class NodeSettings:
         nodes: ``Pipeline.nodes``, for their models.
         given: For each name its values, or an instance of the node's model.
         sources: Where values come from, by dotted keys (``nodes.NAME.KEY``): files and variables.
+        hint: What an error about a missing value ends with.
     """
 
-    __slots__ = ("_checked", "_given", "_nodes", "_sources")
+    __slots__ = ("_checked", "_given", "_hint", "_nodes", "_sources")
 
-    def __init__(self, nodes: Mapping[str, Node], given: Tables, sources: Mapping[str, str]) -> None:
+    def __init__(
+        self, nodes: Mapping[str, Node], given: Tables, sources: Mapping[str, str], hint: str = ""
+    ) -> None:
         self._nodes = nodes
         self._given = given
         self._sources = sources
+        self._hint = hint
         self._checked: dict[tuple[str, type[BaseModel] | None], Any] = {}
 
     def __repr__(self) -> str:
@@ -74,7 +78,11 @@ class NodeSettings:
 
     @classmethod
     def of(
-        cls, app: Pipeline, given: Tables | None = None, sources: Mapping[str, str] | None = None
+        cls,
+        app: Pipeline,
+        given: Tables | None = None,
+        sources: Mapping[str, str] | None = None,
+        hint: str = "",
     ) -> NodeSettings:
         """Check what is given against the nodes and resources of *app*.
 
@@ -82,7 +90,7 @@ class NodeSettings:
             ConfigurationError: a name or value is wrong or missing; the text has each key and its source, and
                 no value.
         """
-        found = cls(app.nodes, given or {}, sources or {})
+        found = cls(app.nodes, given or {}, sources or {}, hint)
         known = {*app.nodes, *app.resources}
         problems = [
             f"nodes.{name}: there is no node or resource of this name{similar(name, known)}"
@@ -144,7 +152,7 @@ class NodeSettings:
         except ValidationError as error:
             for one in error.errors(include_url=False):
                 path = ["nodes", name, *map(str, one["loc"])]
-                said = described(one, given, name) + self._source(".".join(path[:3]))
+                said = described(one, given, name, self._hint) + self._source(".".join(path[:3]))
                 problems.append(f"{'.'.join(path)}: {said}")
         except Exception as error:  # noqa: BLE001 - a validator of the author raised it; it may quote a value
             problems.append(f"nodes.{name}: {model.__name__} raised {type(error).__name__}")

@@ -8,12 +8,13 @@ import uuid
 from typing import TYPE_CHECKING, Any, Self
 
 from fivestage._asyncio import wait_at_most
+from fivestage.core.codec.encode import Encoder
 from fivestage.core.codec.event_json import Envelope, EventJson
 from fivestage.core.deadline import DEADLINE_HEADER
 from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
-from fivestage.core.records import NOT_FROM_KAFKA
+from fivestage.core.records import NOT_FROM_KAFKA, Output
 from fivestage.core.stage_history import StageRun
 from fivestage.errors import ResourceError
 from fivestage.pipeline.bounded_call import Bounds, as_coroutine
@@ -32,6 +33,7 @@ from fivestage_schemas import PipelineResult, QueryEvent, StageResult, StageType
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
+    from fivestage.core.outcome import QueryOutcome
     from fivestage.core.stage_history import StageHistory
     from fivestage.pipeline.node_settings import Tables
     from fivestage.pipeline.resource_manager import Scope
@@ -44,12 +46,16 @@ DEFAULT_START_TIMEOUT_MS = 60_000
 class Orchestrator:
     """Runs queries through the stages of an app.
 
+    Reads no file and no variable of the environment. ``nodes=Settings.load(path).for_nodes(app)`` gives nodes
+    the settings that the service would give them.
+
     Args:
         app: Stages and nodes; ``Pipeline()``, the built-in ones, if None.
         plan: Time limits, and which stages are critical; ``Plan.of()`` if None.
         threads: How many blocking (``def``) stages and nodes may run at a time.
         max_data_bytes: Data of a stage that takes more bytes as JSON is left out of the stage's result, with
-            ``error_type`` ``result_too_large``; None = no limit.
+            ``error_type`` ``result_too_large``; a query whose event takes more ends as an error. None = no
+            limit.
         start_timeout_ms: Milliseconds that the app's resources may take to open.
         nodes: The settings of nodes and resources: for each name a mapping, or an instance of its model.
         deadline_header: The header of ``ctx.headers()`` with the time that is left; empty = none.
@@ -63,7 +69,7 @@ class Orchestrator:
         22
 
     An app with resources needs ``async with``, which opens the resources on the running loop, closes them
-    there, and raises ResourceError if one cannot be opened.
+    there, and raises ResourceError if one cannot be opened; none is tried twice.
 
         >>> async with Orchestrator(app) as orchestrator:  # doctest: +SKIP
         ...     result = await orchestrator.process_query("What is 15 + 7?")
@@ -89,6 +95,7 @@ class Orchestrator:
         )
         """Opened by ``async with``, or by the executor that runs jobs."""
         self._scope: Scope | None = None
+        self._max_event_bytes = max_data_bytes
         limit = DataLimit.of(max_data_bytes)
         self._shared = Shared(self.app, self.threads, self.resources, limit, deadline_header, Gates())
 
@@ -169,9 +176,17 @@ class Orchestrator:
         finally:
             job.end()
         outcome = conclude(job.history, job.plan, started_at=now, ends_at=job.ends_at, now=loop.time())
-        events = EventJson(envelope)
-        stages = [events.stage(run, outcome.earlier) for run in outcome.runs]
-        return PipelineResult.model_validate_json(events.result(outcome, stages))
+        return PipelineResult.model_validate_json(self._event(envelope, outcome))
+
+    def _event(self, envelope: Envelope, outcome: QueryOutcome) -> bytes:
+        """Return the terminal event; one that would be too large is what the service publishes instead."""
+        if self._max_event_bytes is None:
+            events = EventJson(envelope)
+            return events.result(outcome, [events.stage(run, outcome.earlier) for run in outcome.runs])
+        size = self._max_event_bytes
+        encoder = Encoder(source="local", max_record_bytes=size, max_dead_letter_bytes=size)
+        records, _ = encoder.concluded(envelope, outcome)
+        return next(record.value or b"" for record in records if record.output is Output.RESULTS)
 
     async def run(self, job: Job, history: StageHistory, monitor: StepMonitor | None = None) -> None:
         """Run the stages of *job* that have not ended; stop after one that ends the query.

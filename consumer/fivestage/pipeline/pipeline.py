@@ -57,6 +57,7 @@ class Pipeline(NodeDeclarations, ResourceDeclarations):
         NodeDeclarations.__init__(self)
         ResourceDeclarations.__init__(self)
         self._stages: dict[StageType, Handler] = {}
+        self._declared: set[StageType] = set()
         for stage_type, function in builtin_stages(self._nodes).items():
             self._stages[stage_type] = Handler.of(stage_type, function)
         if builtins:
@@ -68,8 +69,9 @@ class Pipeline(NodeDeclarations, ResourceDeclarations):
     def intent(self, function: StageFunction) -> StageFunction:
         """Declare the intent stage: ``(query, ctx) -> {"intent": str, "confidence": float, ...}``.
 
-        The intent decides which nodes may answer. Raises InvalidAppError if *function* cannot be called so,
-        as the declarations of the other stages do.
+        The intent decides which nodes may answer; it may also be returned alone, as a text. With the built-in
+        decision, anything else is an error of the stage; a decision of the author's may take any JSON value.
+        Raises InvalidAppError if *function* cannot be called so, as the declarations of the other stages do.
         """
         return self._stage(StageType.INTENT, function)
 
@@ -80,12 +82,15 @@ class Pipeline(NodeDeclarations, ResourceDeclarations):
     def validation(self, function: StageFunction) -> StageFunction:
         """Declare the validation stage: ``(query, ctx) -> bool``, the verdict on ``ctx.answer``.
 
-        A dict with the verdict as ``valid`` may say more.
+        A dict with the verdict as ``valid`` may say more; anything else is an error of the stage.
         """
         return self._stage(StageType.VALIDATION, function)
 
     def reflection(self, function: StageFunction) -> StageFunction:
-        """Declare the reflection stage: ``(query, ctx) -> dict``, remarks on the answer."""
+        """Declare the reflection stage: ``(query, ctx) -> dict``, remarks on the answer.
+
+        They are published as the stage's ``data``; any JSON value may be.
+        """
         return self._stage(StageType.REFLECTION, function)
 
     @overload
@@ -121,6 +126,11 @@ class Pipeline(NodeDeclarations, ResourceDeclarations):
         """The function of a stage other than processing, and how to call it."""
         return self._stages[stage_type]
 
+    def has_own(self, stage_type: StageType) -> bool:
+        """Whether the author has declared the function of a stage."""
+        return stage_type in self._declared
+
     def _stage(self, stage_type: StageType, function: StageFunction) -> StageFunction:
         self._stages[stage_type] = Handler.of(stage_type, function)
+        self._declared.add(stage_type)
         return function

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import re
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from fivestage.errors import InvalidAppError
 from fivestage.pipeline.call_result import CallResult
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 T = TypeVar("T")
+
+CREDENTIALS: Final = re.compile(r"(?<=://)\S*@")
+"""User and password in a URL; more than that where they are not escaped."""
+MAX_NAME_CHARS: Final = 50
+"""Of a text that was passed instead of a resource."""
 
 
 class StandIn:
@@ -60,6 +66,28 @@ class Resource(Generic[T]):
         return f"<Resource {self.name}, once per {'event loop' if self.is_async else 'process'}>"
 
 
+def no_resource(value: Any, name: str | None = None) -> str:
+    """What to do about ``ctx.use(value)`` with something that is no resource.
+
+    Args:
+        value: What was passed.
+        name: How the code names it; by default its own name.
+    """
+    if isinstance(value, str):
+        named = value[:MAX_NAME_CHARS]
+        proposal = f": ctx.use({named})" if named.isidentifier() else ""
+        return f"ctx.use({named!r}): a resource is not used by its name; pass the resource itself{proposal}"
+    name = name or getattr(value, "__name__", None) or f"an object of class {type(value).__name__}"
+    if inspect.isclass(value):
+        return (
+            f"ctx.use({name}): {name} is a class; declare a function that yields an object of it with "
+            "@app.resource, and pass that"
+        )
+    if inspect.isroutine(value):
+        return f"ctx.use({name}): {name} is no resource of this app; decorate it with @app.resource"
+    return f"ctx.use({name}): it is no resource; pass what @app.resource has made of a function"
+
+
 def _is_async(function: Any) -> bool:
     """Whether *function* is an asynchronous generator function.
 
@@ -100,14 +128,18 @@ def log_event(level: str, event: str, **fields: Any) -> None:
 
 
 def error_fields(resource: Resource[Any], error: BaseException) -> dict[str, str]:
-    """The fields of a log line about an error, without the message, which may hold secrets."""
+    """The fields of a log line about an error, without the message: it may hold text of queries."""
     return {"resource": resource.name, "error_type": type(error).__name__, "where": where(resource, error)}
 
 
 def error_text(resource: Resource[Any], error: BaseException) -> str:
     """An error of an author's function in two lines: class and message, and where it was raised."""
-    result = CallResult.of_error(error)
-    return f"  {result.error_type}: {result.error}\n  at {where(resource, error)}"
+    return f"  {CallResult.of_error(error).error_type}: {message_of(error)}\n  at {where(resource, error)}"
+
+
+def message_of(error: BaseException) -> str:
+    """The message of what an opening raised, without user and password of URLs."""
+    return CREDENTIALS.sub("***@", CallResult.of_error(error).error or "")
 
 
 def where(resource: Resource[Any], error: BaseException | None = None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fivestage.errors import ConfigurationError, InvalidAppError, ResourceError
 from fivestage.pipeline.node_settings import NodeSettings
-from fivestage.pipeline.resource import error_fields, error_text, log_event, where
+from fivestage.pipeline.resource import error_fields, error_text, log_event, message_of, where
 from fivestage.pipeline.resource_holder import hold
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class ResourceManager:
         self.start_timeout_s: Final = start_timeout_s
         self._open: dict[tuple[Place, Resource[Any]], Any] = {}
         """The values of open resources. Several threads share the dict, so each change is one operation."""
+        self._quiet_until: dict[Resource[Any], float] = {}
+        """Until when a failure of a resource is not logged: loops that open at the same time fail alike."""
 
     def __repr__(self) -> str:
         return f"<ResourceManager {len(self._open)} open of {list(self._declared)}>"
@@ -84,11 +86,14 @@ class ResourceManager:
         """The resources that a stage on the running loop could not use now."""
         return [one.name for one in self._declared.values() if not one.stand_ins and not self._has(one)]
 
-    async def open(self) -> Scope:
+    async def open(self, *, retries: bool = False) -> Scope:
         """Open everything that is not open yet on the running loop and in this process.
 
-        Opens resources in the order of declaration, without those that are overridden. A resource that fails
-        is tried again until the time is up.
+        Opens resources in the order of declaration, without those that are overridden.
+
+        Args:
+            retries: Try a resource that fails again until the time is up, as the service does: what it needs
+                may be starting too. Otherwise the first failure is raised at once.
 
         Returns:
             What was opened, to be closed on the same loop.
@@ -97,30 +102,35 @@ class ResourceManager:
             ResourceError: a resource failed, or took too long; the text names it and holds the author's own
                 error, if there was one, which is the cause. What this call had opened is closed again.
         """
-        return await self._open_all(self._declared.values(), self.start_timeout_s)
+        return await self._open_all(self._declared.values(), self.start_timeout_s, retries=retries)
 
     async def open_process(self) -> Scope:
-        """Open the ``def`` resources only; see ``open``. They open in threads and do not block the loop."""
+        """Open the ``def`` resources only, with retries; see ``open``.
+
+        They open in threads and do not block the loop.
+        """
         wanted = [one for one in self._declared.values() if not one.is_async]
         return await self._open_all(wanted, self.start_timeout_s)
 
     async def open_loop(self, *, within_s: float) -> Scope:
-        """Open the ``async def`` resources only, within *within_s* seconds; see ``open``."""
+        """Open the ``async def`` resources only, with retries, within *within_s* seconds; see ``open``."""
         return await self._open_all([one for one in self._declared.values() if one.is_async], within_s)
 
-    async def _open_all(self, wanted: Iterable[Resource[Any]], within_s: float) -> Scope:
+    async def _open_all(
+        self, wanted: Iterable[Resource[Any]], within_s: float, *, retries: bool = True
+    ) -> Scope:
         scope = Scope(self._open)
         ends_at = asyncio.get_running_loop().time() + within_s
         try:
             for resource in tuple(wanted):
                 if not resource.stand_ins and not self._has(resource):
-                    scope.add(await self._open_one(resource, ends_at))
+                    scope.add(await self._open_one(resource, ends_at, retries=retries))
         except BaseException:
             await scope.close()
             raise
         return scope
 
-    async def _open_one(self, resource: Resource[Any], ends_at: float) -> ResourceHolder:
+    async def _open_one(self, resource: Resource[Any], ends_at: float, *, retries: bool) -> ResourceHolder:
         clock, pause_s = asyncio.get_running_loop().time, FIRST_PAUSE_S
         failure: BaseException | None = None
         while True:
@@ -139,13 +149,25 @@ class ResourceManager:
             if isinstance(failure, ConfigurationError | InvalidAppError):  # as wrong at the next try
                 text = f"resource {resource.name!r} could not be opened: {failure}"
                 raise ResourceError(text) from failure
-            if clock() + pause_s >= ends_at:
-                text = f"could not be opened within {self._limit}:\n{error_text(resource, failure)}"
+            if not retries or clock() + pause_s >= ends_at:
+                within = f" within {self._limit}" if retries else ""
+                text = f"could not be opened{within}:\n{error_text(resource, failure)}"
                 raise ResourceError(f"resource {resource.name!r} {text}") from failure
-            about = error_fields(resource, failure)
-            log_event("warning", "a resource did not open", retry_in_s=pause_s, **about)
+            self._log(resource, failure, clock(), pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _log(self, resource: Resource[Any], failure: BaseException, now: float, pause_s: float) -> None:
+        """Log a failure, once for all loops that try at about the same time.
+
+        With the message: no query has come yet whose text it could hold, and the error that ends the start
+        has it too.
+        """
+        if now < self._quiet_until.get(resource, now):
+            return
+        self._quiet_until[resource] = now + pause_s / 2
+        about, said = error_fields(resource, failure), message_of(failure)
+        log_event("warning", "a resource did not open", error=said, retry_in_s=pause_s, **about)
 
     def _has(self, resource: Resource[Any]) -> bool:
         return (_place_of(resource), resource) in self._open

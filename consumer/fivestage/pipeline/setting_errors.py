@@ -22,10 +22,18 @@ _SHORT: Final = 3
 """Values of at most so many characters count as quoted only where they are a word."""
 
 
-def described(finding: ErrorDetails, given: Mapping[str, Any], name: str) -> str:
-    """Describe a finding of pydantic about the values *given* to the node called *name*."""
+def described(finding: ErrorDetails, given: Mapping[str, Any], name: str, hint: str = "") -> str:
+    """Describe a finding of pydantic about the values *given* to the node called *name*.
+
+    Args:
+        finding: The finding.
+        given: The values.
+        name: The node.
+        hint: What is added where a value is missing.
+    """
     if finding["type"] == "missing":
-        return f"not set: needed in [nodes.{name}] or the environment, in a test in nodes={{{name!r}: ...}}"
+        where = f"[nodes.{name}] or the environment, in a test in nodes={{{name!r}: ...}}"
+        return f"not set: needed in {where}{hint}"
     text = finding["msg"].removeprefix("Value error, ").partition("\n")[0][:MAX_TEXT]
     if _may_quote(finding) and any(_quotes(text, leaf) for leaf in _leaves(given)):
         return f"invalid ({finding['type']}); the message is left out, because it quotes the value"
@@ -50,9 +58,13 @@ def takes(model: type[BaseModel], key: str) -> bool:
 def similar(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'NAME'?)`` if a known name is similar, else the known names."""
     names = sorted(known)
-    if close := difflib.get_close_matches(name, names, n=1):
-        return f" (did you mean {close[0]!r}?)"
-    return f" (there are: {', '.join(names) or 'none'})"
+    return closest(name, names) or f" (there are: {', '.join(names) or 'none'})"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'NAME'?)`` if a known name is similar, else nothing."""
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _may_quote(finding: ErrorDetails) -> bool:

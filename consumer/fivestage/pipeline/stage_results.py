@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from fivestage.core.codec.jsonable import kind_of
 from fivestage.errors import NodeError
 from fivestage.pipeline.answers import answer_of
 from fivestage_schemas import StageType
@@ -53,16 +54,34 @@ def record_offer(ctx: StageContext, offer: Offer) -> None:
     ctx.confidence, ctx.node, ctx.partial = offer.confidence, offer.node, True
 
 
+def check_intent(data: Any) -> None:
+    """Check what an intent stage returned, for the built-in decision, which chooses a node by it.
+
+    Raises:
+        NodeError: it is neither an intent nor a dict with the intent as ``intent``.
+    """
+    untyped: Any = data  # as in answers.py
+    intent: Any = untyped.get("intent") if isinstance(data, dict) else data
+    if isinstance(intent, str) and intent:
+        return
+    said = "an empty text" if intent == "" else kind_of(intent)
+    if isinstance(data, dict):
+        said = f'a dict whose "intent" is {said}' if "intent" in untyped else 'a dict without "intent"'
+    raise NodeError(
+        f'the intent stage must return {{"intent": ..., "confidence": ...}}, or only the intent; got {said}'
+    )
+
+
 def verdict_of(data: Any) -> bool:
     """The verdict that validation returned: True or False, or a dict with the verdict as ``valid``.
 
     Raises:
         NodeError: validation returned something else.
     """
-    untyped: Any = data  # as above
+    untyped: Any = data  # likewise
     verdict: Any = untyped.get("valid") if isinstance(data, dict) else data
     if isinstance(verdict, bool):
         return verdict
-    found = type(verdict).__name__
+    found = kind_of(verdict)
     said = f'a dict whose "valid" is {found}' if isinstance(data, dict) else found
     raise NodeError(f'validation must return True or False, or a dict with it as "valid"; got {said}')

@@ -89,13 +89,9 @@ def assemble(  # noqa: PLR0913 - by keyword
         ConfigurationError: OTEL_TRACES_EXPORTER is unknown, or its exporter is not installed.
     """
     make = partial(
-        _executor,
-        settings,
-        app_path=app_path,
-        observer=observer,
-        largest_event=_largest_event(largest_records),
+        _executor, app_path=app_path, observer=observer, largest_event=_largest_event(largest_records)
     )
-    executor = ReloadableExecutor(make, app) if reloads else make(app)
+    executor = ReloadableExecutor(make, settings, app) if reloads else make(settings, app)
     largest = min(largest_records.values())
     sink = Sink(settings, observer, on_failure, max_record_bytes=largest, reach=reach)
     poller, dispatcher = build(

@@ -1,4 +1,4 @@
-"""Replaces the app of a running service when its files change; for development.
+"""Replaces the app of a running service when its files, or those of its settings, change; for development.
 
 The member of the consumer group, the Kafka clients and the learned concurrency limit stay. In threads the
 app's modules are imported once more in this process; with worker processes a new fork server imports them.
@@ -18,7 +18,9 @@ from fivestage.executors.reloadable import ReloadableExecutor
 from fivestage.observability.log_line import described
 from fivestage.pipeline.loader import authors_traceback, load_app
 from fivestage.pipeline.pipeline import Pipeline
+from fivestage.service.reloaded_settings import ReloadedSettings
 from fivestage.service.sources import Sources, drop_compiled
+from fivestage.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from fivestage.service.assembly import Parts
-    from fivestage.settings import Settings
 
 POLL_S: Final = 0.3
 """Seconds between two looks at the files; they must not have changed in between."""
@@ -44,6 +45,8 @@ class Reloading(NamedTuple):
     sources: Sources
     on_ready: Callable[[int | None], None]
     """Called when the service has its partitions, with the port of the status page."""
+    settings: Callable[[], Settings]
+    """Reads the settings again."""
     check: Callable[[Pipeline], Sequence[str]] = lambda _: ()
     """Returns what of an app cannot work, in sentences; not called where only worker processes import it."""
 
@@ -60,6 +63,7 @@ def reload_steps(
         app,
         reloading.sources,
         executor,
+        settings=ReloadedSettings(settings, reloading.settings),
         check=reloading.check,
         in_processes=settings.executor.kind == "process",
         on_reload=parts.dispatcher.learned.forget,
@@ -75,6 +79,7 @@ class Reloader:
         app: The app that runs.
         sources: Its files.
         executor: Runs it.
+        settings: Read again for each reload.
         check: See Reloading.
         in_processes: Worker processes import the app; this process does not.
         on_reload: Called when new queries go to the new app.
@@ -87,6 +92,7 @@ class Reloader:
         sources: Sources,
         executor: ReloadableExecutor,
         *,
+        settings: ReloadedSettings,
         check: Callable[[Pipeline], Sequence[str]],
         in_processes: bool,
         on_reload: Callable[[], None],
@@ -95,6 +101,7 @@ class Reloader:
         self._app = app
         self._sources = sources
         self._executor = executor
+        self._settings = settings
         self._check = check
         self._in_processes = in_processes
         self._on_reload = on_reload
@@ -129,20 +136,22 @@ class Reloader:
         log.info("reloading", files=sorted({path.name for path in changed})[:MAX_NAMES])
         drop_compiled(changed)
         try:
+            self._sources.check_home()
+            settings = await asyncio.to_thread(self._settings.read)
             if self._in_processes:
-                await self._executor.reload(self._app)
+                await self._executor.reload(settings, self._app)
             else:
-                await self._import_and_reload()
+                await self._import_and_reload(settings)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the new app, the earlier one runs
             _report(error)
         else:
             self._on_reload()
             log.info("reloaded", nodes=None if self._in_processes else sorted(self._app.nodes))
 
-    async def _import_and_reload(self) -> None:
+    async def _import_and_reload(self, settings: Settings) -> None:
         app, earlier = await self._import()
         try:
-            await self._executor.reload(app)
+            await self._executor.reload(settings, app)
         except BaseException:
             await asyncio.to_thread(self._sources.restore, earlier)
             raise

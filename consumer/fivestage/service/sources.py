@@ -27,12 +27,16 @@ class Sources:
     Args:
         folders: Each is watched with the packages in it.
         also: Further packages, files, or folders with all that is in them.
+        home: The file of the app's top-level module or package, if it has one.
     """
 
-    def __init__(self, folders: Sequence[Path], also: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, folders: Sequence[Path], also: Sequence[Path] = (), *, home: Path | None = None
+    ) -> None:
+        self.home = home
         packages = [one for one in also if (one / _PACKAGE).exists()]
         self.folders = [folder.resolve() for folder in (*folders, *packages)]
-        self._also = [one.resolve() for one in also if one not in packages]
+        self.also = [one.resolve() for one in also if one not in packages]
         self._seen = self._look()
 
     @classmethod
@@ -48,11 +52,12 @@ class Sources:
             raise InvalidAppError(
                 f"cannot import {target}: no module {module!r}; run from the folder that holds it"
             )
+        home = Path(spec.origin).resolve() if spec.origin is not None and spec.has_location else None
         if spec.submodule_search_locations is not None:
-            return cls([Path(one) for one in spec.submodule_search_locations], also)
-        if spec.origin is None or not spec.has_location:
+            return cls([Path(one) for one in spec.submodule_search_locations], also, home=home)
+        if home is None:
             raise InvalidAppError(f"{target} has no source file that could be watched")
-        return cls([Path(spec.origin).parent], also)
+        return cls([home.parent], also, home=home)
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -62,6 +67,17 @@ class Sources:
         before, self._seen = self._seen, self._look()
         paths = before.keys() | self._seen.keys()
         return sorted(path for path in paths if before.get(path) != self._seen.get(path))
+
+    def check_home(self) -> None:
+        """Check that the app is still where it was: Python would import another module of its name.
+
+        Raises:
+            InvalidAppError: its file is gone.
+        """
+        if self.home is not None and not self.home.exists():
+            raise InvalidAppError(
+                f"{self.home} is gone: put it back, or end this command and start it where the app is now"
+            )
 
     def take_modules(self) -> dict[str, ModuleType]:
         """Remove the app's modules from ``sys.modules``, so that the next import reads its files again."""
@@ -93,7 +109,7 @@ class Sources:
             for parent, names, files in os.walk(folder):
                 names[:] = [name for name in names if Path(parent, name, _PACKAGE).exists()]
                 yield from (Path(parent, file) for file in files if file.endswith(".py"))
-        for one in self._also:
+        for one in self.also:
             found = (path for path in one.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
             yield from found if one.is_dir() else [one]
 

@@ -39,7 +39,8 @@ async def call_node(
     """Call one node as the processing stage does: with its limit, its threads and the app's resources.
 
     No other node is called if this one fails, and none of the app's stages run. Resources are opened for the
-    call, without those that ``app.override`` replaces, and closed after it.
+    call, without those that ``app.override`` replaces, and closed after it. Variables of the environment do
+    not count.
 
     Args:
         app: The Pipeline of the node.
@@ -59,7 +60,7 @@ async def call_node(
         Exception: what the node raised.
         NodeError: what the node returned is no JSON, or it raised something that is no Exception.
         NoNodeError: the app has no such node.
-        ResourceError: a resource could not be opened within 10 s.
+        ResourceError: a resource raised as it opened, which is not tried again, or took more than 10 s.
 
     Example:
         >>> import asyncio

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import orjson
@@ -170,7 +171,10 @@ class MemoryBus:
 
     Args:
         app: The pipeline.
-        settings: Limits and admission; of the section for Kafka only ``max_record_bytes`` is used.
+        settings: Limits and admission; of the section for Kafka only ``max_record_bytes`` is used. By default
+            those of *config*.
+        config: A file with settings, such as ``fivestage.toml``; without it all have their defaults. The
+            environment does not count, except for *settings* that were read with it: ``Settings.load(path)``.
         partitions: Number of partitions of the input topic.
         observer: Receives all events of ``core.observer``.
         tracing: Makes the spans; by default with OpenTelemetry's global provider.
@@ -178,7 +182,8 @@ class MemoryBus:
         nodes: The settings of nodes and resources, in place of those in *settings*, see ``Orchestrator``.
 
     Raises:
-        ConfigurationError: *nodes* has an unknown name, or does not fit the models of the app's nodes.
+        ConfigurationError: the file, a setting in it, or a name or value in *nodes* is wrong.
+        ValueError: *settings* and *config* are given.
     """
 
     def __init__(
@@ -186,13 +191,19 @@ class MemoryBus:
         app: Pipeline,
         *,
         settings: Settings | None = None,
+        config: Path | str | None = None,
         partitions: int = 1,
         observer: Observer | None = None,
         tracing: Tracing | None = None,
         executor: Executor | None = None,
         nodes: Tables | None = None,
     ) -> None:
-        settings = settings or Settings()
+        if settings is not None and config is not None:
+            raise ValueError(
+                "MemoryBus: give settings or config, not both; Settings.load(config) reads the file"
+            )
+        if settings is None:
+            settings = Settings.load(None if config is None else Path(config), environment=False)
         self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
         self.ledger.assign(frozenset(PartitionKey(TOPIC, number) for number in range(partitions)))
         self.source = MemorySource(self.ledger)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fivestage.settings import AdminSettings
 from support.developed import LIMIT_S, MODULE, PARTS, Developed
 from support.documents import commands, text_of
 from support.probe import get
@@ -115,6 +116,8 @@ def test_resource_that_does_not_open(tmp_path: Path, kind: str) -> None:
     with Developed(tmp_path, settings) as dev:
         dev.ready()
         dev.edit(with_resource("raise ConnectionError('no model')\nyield"), "myapp.py")
+        line = dev.wait_for("a resource did not open")
+        assert (line["resource"], line["error"]) == ("model", "no model")
         line = dev.wait_for("not reloaded, the earlier app goes on")
         assert "resource 'model'" in line["error"]
         assert "ConnectionError" in line["error"]
@@ -138,6 +141,80 @@ def test_an_app_that_cannot_work(tmp_path: Path) -> None:
         dev.ask()
         assert dev.answers() == ["one"]
         assert dev.end() == 0
+
+
+WITH_SETTINGS = (
+    MODULE.replace(
+        "from fivestage import Pipeline\n", "from fivestage import Pipeline\nfrom pydantic import BaseModel\n"
+    )
+    .replace("app = Pipeline()\n", "app = Pipeline()\n\n\nclass Word(BaseModel):\n    word: str\n")
+    .replace('intents={"word"})', 'intents={"word"}, settings=Word)')
+    .replace("answer(WORD)", "answer(ctx.settings.word)")
+)
+
+
+@both_kinds
+def test_settings_of_a_node(tmp_path: Path, kind: str) -> None:
+    """A change of the --config file reaches nodes; an invalid one leaves app and settings as they were."""
+    file = tmp_path / "settings.toml"
+    file.write_text("[nodes.word]\nword = 'one'\n")
+    arguments = ("--config", str(file))
+    with Developed(tmp_path, {"executor.kind": kind}, arguments, module=WITH_SETTINGS) as dev:
+        dev.ready()
+        dev.edit("[nodes.word]\nword = 'two'\n", file.name)
+        dev.wait_for("reloaded")
+        dev.ask()
+        assert dev.answers() == ["two"]
+        for text, said in {
+            "[nodes.word]\nwrod = 'three'\n": "nodes.word.wrod",
+            "[nodes.word]\nword = \n": f"{file} is not TOML",
+            "[breaker]\nopen_ms = 0\n": "breaker.open_ms",
+        }.items():
+            dev.edit(text, file.name)
+            assert dev.wait_for("not reloaded, the earlier app goes on")["error"].startswith(said)
+        dev.ask()
+        assert dev.answers() == ["two", "two"]
+        dev.edit("[nodes.word]\nword = 'three'\n[breaker]\nopen_ms = 900\n", file.name)
+        assert dev.wait_for("changed settings need a restart")["settings"] == ["breaker.open_ms"]
+        dev.wait_for("reloaded")
+        dev.ask()
+        assert dev.answers() == ["two", "two", "three"]
+        assert dev.end() == 0
+        assert len(dev.events("changed settings need a restart")) == 1
+
+
+def test_another_app_of_the_name(tmp_path: Path) -> None:
+    """An installed module of the same name is named at the start, and not run when the own one is gone."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    for folder in (own, other):
+        folder.mkdir()
+        (folder / "myapp.py").write_text(MODULE)
+        (folder / "parts.py").write_text(PARTS.format(folder.name))
+    with Developed(own, path=other) as dev:
+        dev.ready()
+        (own / "myapp.py").rename(own / "renamed.py")
+        assert "myapp.py is gone" in dev.wait_for("not reloaded, the earlier app goes on")["error"]
+        dev.ask()
+        assert dev.answers() == ["one"]
+        assert dev.end() == 0
+    with Developed(own, path=other, writes=False) as dev:
+        assert dev.text_with("is not in this folder").endswith(str(other / "myapp.py"))
+        dev.ready()
+        assert dev.end() == 0
+
+
+def test_any_port(tmp_path: Path) -> None:
+    """With ``--port 0`` the status page has any port too, unless the settings name one."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free = taken.getsockname()[1]
+    for number, port in enumerate([None, free]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with Developed(folder, {"admin.port": port}) as dev:
+            found = int(dev.text_with("status page").split()[-1].rstrip("/").rpartition(":")[2])
+            dev.ready()
+            assert (found == port) if port else (found != AdminSettings().port)
+            assert dev.end() == 0
 
 
 HANGS = "from pathlib import Path\nimport threading\nPath('opens').touch()\nthreading.Event().wait()\nyield"
@@ -218,6 +295,7 @@ def test_frames_of_a_failure(tmp_path: Path, kind: str, arguments: tuple[str, ..
         frames = [frame.rpartition("/")[2] for frame in line["frames"]]
         assert frames[-2:] == ["myapp.py:22 word", "parts.py:6 answer"]
         assert line.get("error") == ("secret" if arguments else None)
+        assert line.get("advice") == (None if arguments else "--show-text shows the message")
         dev.results()
         assert dev.end() == 0
         assert len(dev.events("node failed")) == 1

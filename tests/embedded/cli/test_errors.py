@@ -255,6 +255,10 @@ def test_unknown_variable(fivestage: Fivestage) -> None:
     ran = fivestage("config", "check", KAFAK__GROUP_ID="x")
     assert (ran.code, ran.out) == (0, "the settings are valid\n")
     assert "FIVESTAGE_KAFAK__GROUP_ID" in ran.err
+    assert "did you mean FIVESTAGE_KAFKA__GROUP_ID?" in ran.err
+    ran = fivestage("run", "no_such:app", KAFAK__GROUP_ID="x")
+    assert (ran.code, ran.err.count('"variable has no effect"')) == (2, 1)
+    assert "did you mean FIVESTAGE_KAFKA__GROUP_ID?" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -60,10 +60,11 @@ def test_its_readme_works(project: Path) -> None:
     """The commands of its README are those that work: ``check`` finds nothing, ``ask`` gets an answer."""
     (text,) = blocks("sh", (project / "README.md").read_text(encoding="utf-8"))
     lines = [line.partition(" #")[0].strip() for line in text.splitlines()]
-    assert lines[1:3] == ["fivestage check app:app", 'fivestage ask app:app "hello"']
+    assert lines[1] == "fivestage check app:app -c fivestage.toml"
+    assert lines[2] == 'fivestage ask app:app "hello" -c fivestage.toml'
     assert "no problems found" in run(project, *lines[1].split())
-    assert "Hello! Ask me something." in run(project, "fivestage", "ask", "app:app", "hello")
-    assert lines[4] == "fivestage run app:app --config fivestage.toml"
+    assert "Hello! Ask me something." in run(project, *shlex.split(lines[2]))
+    assert lines[4] == "fivestage run app:app -c fivestage.toml"
     assert "valid" in run(project, "fivestage", "config", "check", "--config", "fivestage.toml")
 
 

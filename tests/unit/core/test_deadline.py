@@ -180,6 +180,14 @@ def test_processing_leaves_time_to_check_an_offer(left_s: float, later_s: float,
         assert got == pytest.approx(min(0.12, left_s))
 
 
+def test_a_long_budget_leaves_more_time_to_check_an_offer() -> None:
+    """2 % of the time left, where that is more than 5 ms."""
+    for left_s, granted_s in ((0.25, 0.245), (1.0, 0.98), (10.0, 9.8)):
+        routing = StageRouting(left_s)
+        got, _ = stage_grant(PROCESSING, routing, now=1.0, ends_at=1.0 + left_s, allow_partial=True)
+        assert got == pytest.approx(granted_s)
+
+
 def advised(**known: float) -> StageRouting:
     """Build the routing data of a stage with a limit of 50 ms."""
     return StageRouting(**{"limit_s": 0.05, **known})

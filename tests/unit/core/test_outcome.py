@@ -337,6 +337,14 @@ def test_a_rejection_may_end_the_query(plan: Plan, runs: int) -> None:
     assert concluded(validated(True, plan), plan=plan).status is OK
 
 
+def test_a_rejection_says_why() -> None:
+    """The error of a query that ends by a rejection has the reason that validation gives."""
+    history = validated(False, REJECTING)
+    history.runs[3].error = "there is no answer: it is null"
+    got = concluded(history, plan=REJECTING)
+    assert got.error == "Validation rejected the answer: there is no answer: it is null"
+
+
 # Arbitrary histories
 
 seconds = st.floats(0, 0.3, allow_subnormal=False)

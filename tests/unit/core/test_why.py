@@ -128,6 +128,10 @@ def test_no_time_was_left_for_a_stage() -> None:
     ("error_type", "expected"),
     [
         ("ConnectionError", "processing (pricing) failed with ConnectionError after 10 ms"),
+        (
+            "ModelError",
+            "processing (pricing) failed after 10 ms: the model's server refused the request (ModelError)",
+        ),
         ("breaker_open", "node pricing was not called because its breaker was open"),
         ("node_busy", "node pricing was not called because no thread, or no slot of its limit, was free"),
         ("worker_died", "the worker process died while it ran the query"),
@@ -183,6 +187,31 @@ def test_a_rejected_answer() -> None:
     runs = ended([SUCCESS] * 3, plan=plan)
     runs.append(run_of(VALIDATION, plan=plan, verdict=False))
     assert why(published(concluded(history_of(runs), plan=plan))) == "validation rejected the answer"
+    runs[-1].error = "there is no answer: it is null"
+    assert why(published(concluded(history_of(runs), plan=plan))) == (
+        "validation rejected the answer: there is no answer: it is null"
+    )
+
+
+@pytest.mark.parametrize("stage", [PROCESSING, VALIDATION])
+def test_code_that_did_not_give_control_back(stage: StageType) -> None:
+    """Without Kafka nothing ends a stage that blocks: the reason says so, with what to do."""
+    said = ", as it did not give control back to the event loop; code that blocks belongs in a def, or in "
+    number = list(StageType).index(stage)
+    late = run_of(stage, TIMEOUT, took_s=1.0, granted_s=0.1)
+    runs = [*ended([SUCCESS] * number), late, *ended([SUCCESS] * 5)[number + 1 :]]
+
+    def reason(after_s: float, **fields: Any) -> str:
+        history = history_of(runs[: number + 1] if late.ends_query else runs)
+        return why(published(concluded(history, after_s=after_s)).model_copy(update=fields))
+
+    assert "control back" not in reason(1.1)  # from Kafka: its worker may have got no CPU
+    assert said in reason(1.1, source=None)
+    late.duration_s = 0.2
+    doubt = ", as it blocked the event loop, or ignored its cancellation; code that blocks belongs in a def"
+    assert doubt in reason(0.25, source=None)
+    late.duration_s = 0.19  # it may have cleaned up
+    assert "event loop" not in reason(0.25, source=None)
 
 
 def test_a_query_that_was_not_started() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from fivestage import NodeError, Pipeline
 from fivestage.nodes.reflection import reflection
-from fivestage.nodes.validation import is_plausible
+from fivestage.nodes.validation import fault_of
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ async def test_async_check_is_awaited(ask: Callable[..., Any], context: Callable
 
     stage = pipeline(check).stage(StageType.VALIDATION).call
     assert await stage(ask(""), context(node="mine", answer=1)) is True
-    assert await stage(ask(""), context(node="mine", answer=2)) is False
+    ctx = context(node="mine", answer=2)
+    assert (await stage(ask(""), ctx), ctx.rejection) == (False, "mine.validate returned False")
 
 
 async def test_blocking_check_runs_in_a_thread(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
@@ -56,36 +57,37 @@ async def test_check_without_verdict(ask: Callable[..., Any], context: Callable[
 
 
 @pytest.mark.parametrize(
-    ("answer", "confidence", "expected"),
+    ("answer", "confidence", "fault"),
     [
-        (1, None, True),
-        (0, 0.0, True),
-        (False, 1, True),
-        ("yes", 0.5, True),
-        (None, 0.5, False),
-        ("", 0.5, False),
-        (" \n", 0.5, False),
-        ([], 0.5, False),
-        ({}, 0.5, False),
-        ("yes", 1.01, False),
-        ("yes", -0.1, False),
-        ("yes", float("nan"), False),
-        ("yes", "high", False),
-        ("yes", True, False),
+        (1, None, None),
+        (0, 0.0, None),
+        (False, 1, None),
+        ("yes", 0.5, None),
+        (None, 0.5, "there is no answer: it is null"),
+        ("", 0.5, "there is no answer: it is an empty str"),
+        (" \n", 0.5, "there is no answer: it is blank"),
+        ([], 0.5, "there is no answer: it is an empty list"),
+        ({}, 0.5, "there is no answer: it is an empty dict"),
+        ("yes", 1.01, "the confidence is 1.01, not a number from 0 to 1"),
+        ("yes", -0.1, "the confidence is -0.1, not a number from 0 to 1"),
+        ("yes", float("nan"), "the confidence is nan, not a number from 0 to 1"),
+        ("yes", "high", "the confidence is a str, not a number from 0 to 1"),
+        ("yes", True, "the confidence is a bool, not a number from 0 to 1"),
     ],
 )
 async def test_without_check(
     answer: Any,
     confidence: Any,
-    expected: bool,  # noqa: FBT001
+    fault: str | None,
     ask: Callable[..., Any],
     context: Callable[..., Any],
 ) -> None:
     """Without a check an answer is valid if there is one and no confidence is out of range."""
     stage = pipeline(None).stage(StageType.VALIDATION).call
     result = {"answer": answer, "confidence": confidence}
-    assert await stage(ask(""), context(node="mine", answer=answer, result=result)) is expected
-    assert is_plausible(answer, None, confidence) is expected
+    ctx = context(node="mine", answer=answer, result=result)
+    assert (await stage(ask(""), ctx), ctx.rejection) == (fault is None, fault)
+    assert fault_of(answer, None, confidence) == fault
 
 
 @pytest.mark.parametrize(

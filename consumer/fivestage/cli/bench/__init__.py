@@ -29,7 +29,8 @@ SUFFIXES = {".svg", ".html"}
 def bench(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Your Pipeline.")],
     question: Annotated[
-        list[str] | None, typer.Option("--question", "-q", help="What is asked; may be repeated.")
+        list[str] | None,
+        typer.Option("--question", "-q", help="What is asked; may be repeated. By default three short ones."),
     ] = None,
     questions: Annotated[
         Path | None, typer.Option(help="A file of questions, one in each line, asked in turn.")
@@ -63,6 +64,8 @@ def bench(
     settings = load_settings(config)
     options = [] if config is None else ["--config", str(config)]
     view = View(settings, as_json=as_json)
+    if texts is QUESTIONS:
+        view.default_questions(texts)
     steps = run_while_read(_measure(settings, target, options, texts, seconds, view))
     view.summary(steps)
     if out is not None:

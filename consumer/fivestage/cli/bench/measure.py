@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from fivestage.cli.bench.figures import Step, is_over, next_rate
-from fivestage.cli.demo.service_process import ServiceProcess
+from fivestage.cli.demo.service_process import READY_TIMEOUT_S, ServiceProcess
 from fivestage.errors import FivestageError
 from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.kafka.tools.client import acknowledged, follow, open_producer
@@ -67,7 +67,7 @@ async def measure(
         plain = {"bootstrap_servers": broker.bootstrap, "security_protocol": "PLAINTEXT"}
         local = settings.model_copy(update={"kafka": settings.kafka.model_copy(update=plain)})
         try:
-            await service.ready()
+            await service.ready(READY_TIMEOUT_S + settings.executor.start_timeout_ms / 1000)
             async with _Load(local, texts).open() as load:
                 ends_at = time.monotonic() + seconds
                 await load.offer(FIRST_RATE * 2, WARM_UP / FIRST_RATE / 2)  # first calls are slow

@@ -48,6 +48,12 @@ class View:
         self._console = OutputConsole()
         self._rows = RowPrinter(self._console, *COLUMNS)
 
+    def default_questions(self, texts: Sequence[str]) -> None:
+        """Print what is asked where no question was given."""
+        if not self._as_json:
+            asked = ", ".join(f'"{text}"' for text in texts)
+            self._console.print(Text(f"Asks in turn, as no --question is given: {asked}"), soft_wrap=True)
+
     def step(self, step: Step) -> None:
         """Print a load."""
         if self._as_json:
@@ -134,6 +140,11 @@ def _nodes(step: Step) -> str:
     return ", ".join(f"{name} ({count})" for name, count in step.nodes.most_common()) or "no node"
 
 
+def _rises(most: str, last: Step, end: str) -> str:
+    """What to say where answers in time still rise, although many are late."""
+    return f": at {last.rate:.0f}/s {share(last.in_time_share, 0)} are, and {most}/s are the most so far{end}"
+
+
 def _sentences(steps: Sequence[Step]) -> Iterator[Text | str]:
     found, last = verdict(steps), steps[-1]
     most = rate(found.most_per_s)
@@ -146,10 +157,14 @@ def _sentences(steps: Sequence[Step]) -> Iterator[Text | str]:
             f" Nearly all in time up to {found.easy.rate:.0f}/s." if found.easy is not None else "",
         )
     else:
-        yield Text.assemble(
-            (f"Did not break up to {last.rate:.0f}/s", "bold"),
-            f": {most}/s in time." if found.generator_was_late else f": {most}/s in time; see --seconds.",
-        )
+        more = "." if found.generator_was_late else "; see --seconds."
+        if last.in_time_share >= EASY:
+            said = (f"Did not break up to {last.rate:.0f}/s", "bold"), f": {most}/s in time{more}"
+        elif found.easy is not None:
+            said = (f"Nearly all in time up to {found.easy.rate:.0f}/s", "bold"), _rises(most, last, more)
+        else:
+            said = ("At no load were nearly all in time", "bold red"), _rises(most, last, more)
+        yield Text.assemble(*said)
     if found.generator_was_late:
         yield (
             f"Half of a load came {max(step.behind_ms for step in steps):.0f} ms or more later than planned: "

@@ -11,24 +11,28 @@ from typing import Annotated
 
 import typer
 
-from fivestage.cli.common import JsonOption  # noqa: TC001 - typer reads the annotations
+from fivestage.cli.common import ConfigOption, JsonOption, load_settings
 
 
 def check(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Your Pipeline.")],
     as_json: JsonOption = False,  # noqa: FBT002
+    config: ConfigOption = None,
 ) -> None:
     """List the stages, nodes and resources of your app; exit code 1 if one of them cannot work.
 
-    Imports the app; opens no resource and runs no stage.
+    Imports the app; opens no resource and runs no stage. With --config, also checks the settings of nodes.
 
     Example: `fivestage check myapp:app`
+
+    Example: `fivestage check myapp:app --config fivestage.toml`
     """
-    from fivestage.cli.check.findings import find
+    from fivestage.cli.check.findings import find, wrong_settings
     from fivestage.cli.check.view import as_object, print_app
     from fivestage.errors import InvalidAppError
     from fivestage.pipeline.loader import authors_traceback, load_app
 
+    settings = load_settings(config) if config else None
     try:
         app = load_app(target)
     except InvalidAppError as error:
@@ -39,6 +43,8 @@ def check(
         print(f"{authors_traceback(error)}fivestage: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     found = find(app)
+    if settings is not None:
+        found.errors += wrong_settings(app, settings)
     if as_json:
         print(json.dumps({"app": target, **as_object(app, found)}))
     else:

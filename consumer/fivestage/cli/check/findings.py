@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from fivestage.cli.check.uses import is_coroutine_function, resources_in
+from fivestage.cli.check.uses import is_coroutine_function, resources_in, wrong_uses
+from fivestage.errors import ConfigurationError
 from fivestage.nodes.decision import GENERAL, LAST_RESORT, candidate_groups
 from fivestage.nodes.intent import INTENTS
+from fivestage.pipeline.resource import no_resource
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from fivestage.pipeline.node import Handler
     from fivestage.pipeline.pipeline import Pipeline
+    from fivestage.settings import Settings
 
 DECLARED: Final = tuple(one for one in StageType if one is not StageType.PROCESSING)
 """The stages that have a function; processing calls nodes."""
@@ -47,6 +50,14 @@ def find(app: Pipeline) -> Findings:
     return found
 
 
+def wrong_settings(app: Pipeline, settings: Settings) -> Iterator[str]:
+    """What is wrong with the settings of nodes, as the start of the service would say it."""
+    try:
+        settings.for_nodes(app)
+    except ConfigurationError as error:
+        yield str(error)
+
+
 def is_builtin(handler: Handler) -> bool:
     """Whether a function is one of those that a Pipeline starts with."""
     return str(getattr(handler.call, "__module__", "")).startswith("fivestage.nodes.")
@@ -64,6 +75,7 @@ def _handlers(app: Pipeline) -> Iterator[tuple[str, Handler]]:
 
 def _wrong_uses(app: Pipeline, title: str, handler: Handler) -> Iterator[str]:
     """What is wrong with the resources that a function mentions."""
+    yield from (f"{title}: {no_resource(value, name)}" for name, value in wrong_uses(handler.call))
     on_loop = handler.is_async or is_coroutine_function(handler.call)  # inside of a def that returns its call
     for resource in resources_in(handler.call):
         if app.resources.get(resource.name) is not resource:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from fivestage.errors import FivestageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 READY_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 8.0
 EXCERPT_LINES = 10
 _POLL_S = 0.05
-_READY = '"event":"ready"'
+_FOR_PARENT = {"FIVESTAGE_ADMIN__PORT": "0", "FIVESTAGE_LOGGING__FORMAT": "json"}
+_NOT_OPEN = "a resource did not open"
 
 
 class ServiceProcess:
@@ -54,7 +56,7 @@ class ServiceProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
-            env={**os.environ, "FIVESTAGE_ADMIN__PORT": "0", **self._environment},
+            env={**os.environ, **_FOR_PARENT, **self._environment},
             start_new_session=True,  # so that Ctrl-C in the terminal reaches the demo only
         )
         return self
@@ -66,20 +68,41 @@ class ServiceProcess:
             await self._process.wait()
         self._log.close()
 
-    async def ready(self) -> None:
+    async def ready(self, limit_s: float = READY_TIMEOUT_S) -> None:
         """Wait until the service logs that it is ready.
 
         Raises:
-            FivestageError: it ended instead, or took too long.
+            FivestageError: it ended instead, or took too long, or a resource of the app failed to open.
         """
         try:
-            async with asyncio.timeout(READY_TIMEOUT_S):
-                while _READY not in self.log().replace('": "', '":"'):
-                    if (code := self._process.returncode) is not None:
-                        raise FivestageError(f"the service ended at once, with exit code {code}")
+            async with asyncio.timeout(limit_s):
+                while not self._is_ready():  # noqa: ASYNC110 - another process changes it
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
-            raise FivestageError(f"the service was not ready within {READY_TIMEOUT_S:.0f} s") from None
+            raise FivestageError(f"the service was not ready within {limit_s:.0f} s") from None
+
+    def _is_ready(self) -> bool:
+        """Whether it has logged that; raises what prevents it."""
+        ended = self._process.returncode  # before the log is read, so that its last line is there
+        for line in self._lines():
+            if line.get("event") == "ready":
+                return True
+            if line.get("event") == _NOT_OPEN:
+                said = f"{line['error_type']}: {line['error']}, at {line['where']}"
+                raise FivestageError(f"resource {line['resource']!r} did not open: {said}")
+            if ended is not None and line.get("event") in {"cannot run", "ended"}:
+                why = line.get("error", line.get("error_type"))
+                raise FivestageError(f"the service ended at once, with exit code {ended}: {why}")
+        if ended is not None:
+            raise FivestageError(f"the service ended at once, with exit code {ended}")
+        return False
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """The complete lines of the log that are JSON; what nodes print is not."""
+        for text in self.log().splitlines():
+            with contextlib.suppress(ValueError):
+                if isinstance(line := json.loads(text), dict):
+                    yield line
 
     def page(self) -> str:
         """Return the address of the status page, once the service is ready."""

@@ -12,7 +12,7 @@ from fivestage.cli.timeline import Step, steps_of
 from fivestage.core.codec.dead_letter import DeadLetter, Place, read_letter
 from fivestage.core.records import Output
 from fivestage.core.why import why
-from fivestage_schemas import PipelineResult, StageResult, TimeoutEvent, TimeoutScope
+from fivestage_schemas import PipelineResult, StageResult, StageType, TimeoutEvent, TimeoutScope
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
@@ -111,10 +111,12 @@ class Explanation:
         return found | (self.text() if show_text else {})
 
     def text(self) -> dict[str, Any]:
-        """Return what may be confidential: the question, the answer and the error."""
+        """Return what may be confidential: the question, its intent, the answer and the error."""
         result, question = self.result, self.question
         found = {} if question is None else {"question": question.decode(errors="replace")}
-        return found | ({} if result is None else {"answer": result.answer, "error": result.error})
+        if result is None:
+            return found
+        return found | {"intent": _intent(result), "answer": result.answer, "error": result.error}
 
 
 def of_records(query_id: str, found: Found) -> Explanation:
@@ -167,6 +169,15 @@ def _take(explanation: Explanation, value: bytes) -> None:
             explanation.stages.append(StageResult.model_validate(event))
     except ValidationError:
         return
+
+
+def _intent(result: PipelineResult) -> str | None:
+    """Return the intent and the rule that found it, where the intent stage gives them."""
+    data = next((stage.data for stage in result.stages if stage.stage_type is StageType.INTENT), None)
+    intent, rule = (data.get("intent"), data.get("rule")) if isinstance(data, dict) else (data, None)
+    if not isinstance(intent, str):
+        return None
+    return f"{intent} ({rule})" if isinstance(rule, str) else intent
 
 
 def _trace_id(record: Record) -> str | None:

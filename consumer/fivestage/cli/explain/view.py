@@ -24,13 +24,23 @@ MAX_WIDTH = 120
 FACT_CELLS = 11
 
 
-def print_explanation(found: Explanation, *, show_text: bool) -> None:
-    """Print an explanation to standard output; long lines are wrapped on a terminal only."""
+def print_explanation(found: Explanation, *, show_text: bool, max_chars: int | None = None) -> None:
+    """Print an explanation to standard output; long lines are wrapped on a terminal only.
+
+    Args:
+        found: What was found.
+        show_text: Print the question, the answer and the error too.
+        max_chars: Characters of each of them that are printed; None = all.
+    """
     console = rows.OutputConsole()
     width = min(console.width, MAX_WIDTH)
     facts = list(_facts(found))
     if show_text:
-        facts += [(name, _shown(value)) for name, value in found.text().items() if value is not None]
+        facts += [
+            (name, _shortened(_shown(value), max_chars))
+            for name, value in found.text().items()
+            if value is not None
+        ]
     lines = rows.spread(_head(found), width, gap=2)
     lines += _timeline(found, width, unicode=console.draws_unicode)
     for line in lines:
@@ -118,6 +128,12 @@ def _fact(name: str, value: str, width: int | None) -> list[Text]:
         Text(f"{'' if number else name:<{FACT_CELLS}}", "bold").append(line, "not bold")
         for number, line in enumerate(lines or [""])
     ]
+
+
+def _shortened(text: str, max_chars: int | None) -> str:
+    if max_chars is None or len(text) <= max_chars:
+        return text
+    return f"{text[:max_chars]} ... ({len(text) - max_chars} more characters; --json prints all)"
 
 
 def _shown(value: object) -> str:

@@ -39,7 +39,9 @@ def new(
             print(f"created {path}")
     except OSError as error:
         raise ConfigurationError(f"cannot create {error.filename or folder}: {error.strerror}") from None
-    print(f'next: cd {folder}; fivestage check app:app; fivestage ask app:app "hello"; see README.md')
+    steps = f"cd {folder}", "fivestage check app:app -c fivestage.toml"
+    asking = 'fivestage ask app:app "hello" -c fivestage.toml'
+    print(f"next: {'; '.join(steps)}; {asking}; see README.md")
 
 
 def _create(folder: Path, title: str) -> list[Path]:

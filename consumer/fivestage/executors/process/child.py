@@ -185,7 +185,7 @@ class _Child:
     def run(self) -> NoReturn:
         """Open the resources, then run the loop until the bus ends this process, or ends itself."""
         try:
-            self._scope = self._loop.run_until_complete(self._orchestrator.resources.open())
+            self._scope = self._loop.run_until_complete(self._orchestrator.resources.open(retries=True))
         except ResourceError as error:
             self._outbox.send(encode((messages.NOT_OPEN, str(error))))
             end()

@@ -171,6 +171,8 @@ class ForkRequests:
             log.info("worker ended", pid=message["ended"], how=exit_text(message["status"]))
         elif "invalid" in message:
             self._on_failed_load(InvalidAppError(message["invalid"]))
+        elif "settings" in message:
+            self._on_failed_load(ConfigurationError(message["settings"]))
         elif "failed" in message:
             text = f"importing {self._config['app']} failed: {message['failed']}"
             self._on_failed_load(ConfigurationError(text))

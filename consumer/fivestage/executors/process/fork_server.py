@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 import structlog
 
-from fivestage.errors import InvalidAppError
+from fivestage.errors import ConfigurationError, InvalidAppError
 from fivestage.executors import interpreter
 from fivestage.executors.process import child
 from fivestage.executors.process.frames import MAX_PACKET_BYTES
@@ -116,6 +116,8 @@ def describe(error: BaseException) -> dict[str, str]:
         if text := authors_traceback(error):
             log.error("app cannot be imported", traceback=text)
         return {"invalid": str(error)}
+    if isinstance(error, ConfigurationError):
+        return {"settings": str(error)}
     log.error("app cannot be imported", traceback="".join(traceback.format_exception(error)))
     text = f"{type(error).__name__}: {error}"[:512]
     return {"failed": text.encode("utf-8", "backslashreplace").decode()}

@@ -187,7 +187,7 @@ def _values(run: StageRun) -> tuple[Any, ...]:
     size = None if run.data_json is None else len(run.data_json)
     ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
     times = run.started_at, run.duration_s, run.granted_s
-    marks = run.partial, run.counted, run.capped
+    marks = run.partial, run.counted, run.capped, run.keeps_offer
     return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where, *marks
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -58,7 +60,7 @@ class ChatModel(BaseModel):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         connector = aiohttp.TCPConnector(limit=0)  # the node has a limit; a second queue would hide waits
         async with aiohttp.ClientSession(
-            connector=connector, headers=headers, trust_env=True, read_bufsize=MAX_LINE_BYTES
+            connector=connector, headers=headers, proxy=_proxy_of(self.base_url), read_bufsize=MAX_LINE_BYTES
         ) as session:
             yield ChatClient(self, session)
 
@@ -106,12 +108,24 @@ class ChatClient:
             allow_redirects=False,
         ) as response:
             if response.status != 200:  # noqa: PLR2004
-                raise refusal(response.status, await response.content.read(MAX_ERROR_BYTES))
+                raise refusal(response.status, response.headers, await response.content.read(MAX_ERROR_BYTES))
             if response.content_type == "text/event-stream":
                 async for text in chunks_of(_lines(response.content)):
                     yield text
             else:
                 yield whole_answer(await _all(response.content))
+
+
+def _proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for a server; None without one.
+
+    With ``trust_env`` aiohttp looks it up for each request, in two calls in threads, which other nodes may
+    keep busy.
+    """
+    parts = urlsplit(url)
+    if parts.hostname is None or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
@@ -127,7 +141,7 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             if size > MAX_ANSWER_BYTES:
                 raise ModelUnavailableError(f"the model's answer has more than {MAX_ANSWER_BYTES} bytes")
             yield line
-    except aiohttp.ClientPayloadError:
+    except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
         raise ModelUnavailableError("the model's answer broke off") from None
     except ValueError:  # as aiohttp says that a line is too long
         raise ModelUnavailableError("the model's server sent a line that is too long") from None

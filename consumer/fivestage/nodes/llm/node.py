@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 
 from fivestage.nodes.llm.client import ChatModel
-from fivestage.nodes.llm.stream import ModelUnavailableError
+from fivestage.nodes.llm.stream import ModelBusyError, ModelUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LATER_MS: Final = 5000.0
 """Milliseconds after the end of the stage at which the client would give up by itself. The stage may end
 later than its limit, since it gets back the time in which other code blocked the loop."""
+RETRY_ON: Final = (ModelUnavailableError, ModelBusyError, aiohttp.ClientConnectionError)
 
 
 def add_llm_node(
@@ -38,14 +39,15 @@ def add_llm_node(
     confidence: float = 0.8,
     limit: int | None = None,
     timeout_ms: float | None = None,
-    retries: int = 1,
+    retries: int = 2,
     pass_headers: bool = False,
 ) -> Resource[ChatClient]:
     """Declare a node that asks a language model, and offers the answer as far as it has come.
 
     The request ends with the stage: a cancelled query closes its connection. Where the server fails, the node
-    is called once more, then another node that takes the intent, while there is time. Where the server has
-    too many requests, another node is called at once.
+    is called again, then another node that takes the intent, while there is time. Where the server has too
+    many requests, another node is called at once; if there is none, the same one after the wait that the
+    server asks for. What has come of an answer that breaks off counts as offered.
 
     Args:
         app: The pipeline.
@@ -57,7 +59,7 @@ def add_llm_node(
         confidence: Of a complete answer, 0 to 1; half of it of one that is not complete yet.
         limit: Requests at a time, in each worker process; as many as the server answers well.
         timeout_ms: Milliseconds that a request may take, if the stage does not grant less.
-        retries: Further requests for the same query after the server failed.
+        retries: Further requests for the same query after the server failed or was busy.
         pass_headers: Send trace and deadline along (``ctx.headers()``). Leave it off for servers of others.
 
     Returns:
@@ -86,7 +88,7 @@ def add_llm_node(
         limit=limit,
         timeout_ms=timeout_ms,
         retries=retries,
-        retry_on=(ModelUnavailableError, aiohttp.ClientConnectionError) if retries else (),
+        retry_on=RETRY_ON if retries else (),
         idempotent=True,
         settings=None if model else ChatModel,
     )

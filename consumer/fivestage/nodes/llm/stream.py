@@ -6,7 +6,10 @@ Ollama send the same.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
@@ -14,7 +17,7 @@ import orjson
 from fivestage.errors import NodeError, Unanswerable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator
+    from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
 DONE: Final = b"[DONE]"
 """The data of the last event."""
@@ -22,18 +25,27 @@ _DATA: Final = b"data:"
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 """An error code that may be shown. What a server writes besides may repeat the question."""
 TOO_LONG: Final = "context_length_exceeded"
+BUSY_S: Final = 0.1
+"""Seconds to wait for a server that is busy and does not say how long."""
 
 
 class ModelError(NodeError):
     """The model did not answer: it counts as a failure of the node, and another node may be called."""
 
+    retry_after_s = 0.0
+    """Seconds that the server asks to wait before the next request."""
+
 
 class ModelUnavailableError(ModelError):
     """The model's server failed, or its answer broke off: the next attempt may succeed."""
 
+    keeps_offer = True
+
 
 class ModelBusyError(ModelError):
-    """The server accepts no more requests now (status 429): another attempt at once would not succeed."""
+    """The server accepts no more requests now (status 429): the next attempt may succeed after a wait."""
+
+    retry_after_s = BUSY_S
 
 
 class Chunk(NamedTuple):
@@ -74,8 +86,8 @@ def whole_answer(body: bytes) -> str:
     return _chunk(_document(body), "message").text
 
 
-def refusal(status: int, body: bytes) -> Exception:
-    """Return the exception for a response with an error status."""
+def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
+    """Return the exception for a response with an error status; the names in *headers* have any case."""
     try:
         code = _code(orjson.loads(body))
     except ValueError:
@@ -83,9 +95,25 @@ def refusal(status: int, body: bytes) -> Exception:
     if code == TOO_LONG:
         return Unanswerable("the question is longer than the model accepts")
     text = f"the model's server answered with status {status}" + (f" ({code})" if code else "")
-    if status == 429:  # noqa: PLR2004
-        return ModelBusyError(text)
-    return ModelUnavailableError(text) if status >= 500 else ModelError(text)  # noqa: PLR2004
+    kind = ModelBusyError if status == 429 else ModelUnavailableError if status >= 500 else ModelError  # noqa: PLR2004
+    error = kind(text)
+    if wait_s := wait_of(headers):
+        error.retry_after_s = wait_s
+    return error
+
+
+def wait_of(headers: Mapping[str, str]) -> float:
+    """Return the seconds to wait that a response asks for; 0.0 if it does not.
+
+    Servers of OpenAI and Azure say it in ``retry-after-ms`` more exactly than in the standard's header, which
+    has whole seconds or a date (RFC 9110, section 10.2.3).
+    """
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with contextlib.suppress(ValueError):
+            return max(0.0, float(headers.get(name, "")) * unit_s)
+    with contextlib.suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    return 0.0
 
 
 def _document(data: bytes) -> Any:
