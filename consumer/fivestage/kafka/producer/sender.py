@@ -42,11 +42,6 @@ if TYPE_CHECKING:
     from fivestage.kafka.producer.producer import Producer
 
 ACKS_OF_ALL: Final = -1
-import os
-
-PACE_S: Final = float(os.environ.get("X_PACE", "0.002"))
-"""Least seconds from one request to a broker to the next: what comes meanwhile shares batches, which cost the
-same whatever they hold. The first request after a pause is sent at once."""
 RETRY_S: Final = 0.1
 """Seconds before the first retry; each further pause is twice as long, up to LONGEST_RETRY_S."""
 LONGEST_RETRY_S: Final = 1.0
@@ -146,12 +141,9 @@ class Sender:
     async def _serve(self, broker: int) -> None:
         """Send requests to one broker until no queue is left for it."""
         while self._producer.fault is None and (queues := self._next(broker)):
-            next_at = self._clock() + PACE_S
             errors = await self._ask(broker, queues)
             for queue in queues:
                 self._answered(queue, errors.get(queue.partition, TIMED_OUT))
-            if (pause_s := next_at - self._clock()) > 0:
-                await asyncio.sleep(pause_s)
         del self._tasks[broker]
 
     def _next(self, broker: int) -> list[PartitionQueue]:
