@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fivestage.core.observer import ControlChange
     from fivestage.core.outcome import QueryOutcome
     from fivestage.observability.metric_table.spec import MetricSpec
-    from fivestage_schemas import TimeoutReason
+    from fivestage_schemas import Outcome, TimeoutReason
 
     Readings = Callable[[], Iterable[tuple[Sequence[str], float]]]
 
@@ -92,6 +92,7 @@ class Metrics(Observer):
         self._breaker_changes = self._counter(queries.BREAKER_TRANSITIONS)
         self._failovers = self._counter(queries.FAILOVERS)
         self._retries = self._counter(queries.RETRIES)
+        self._hedges = self._counter(queries.HEDGES)
         self._control_changes = self._counter(service.CONTROL_CHANGES)
 
     def _make_record_metrics(self, group_id: str) -> None:
@@ -226,6 +227,9 @@ class Metrics(Observer):
 
     def retried(self, lane: str, attempts: int) -> None:
         self._retries.labels(self._lanes.of(lane)).inc(attempts)
+
+    def hedged(self, lane: str, outcome: Outcome) -> None:
+        self._hedges.labels(self._lanes.of(lane), outcome).inc()
 
     def control_changed(self, change: ControlChange) -> None:
         self._control_changes.labels(change.control, change.change).inc()

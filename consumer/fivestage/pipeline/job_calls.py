@@ -152,7 +152,7 @@ class JobCalls:
             running.spec, result.outcome, result.data_json, result.error, result.error_type, running.node,
             running.attempt, running.started_at, result.duration_s, running.granted_s + result.extended_s,
             running.probe, verdict, result.excused, running.waited_s, where,
-            counted=running.counted, capped=running.capped,
+            counted=running.counted, capped=running.capped, hedge=running.hedge,
         )  # fmt: skip
 
     def _recorded(self, result: CallResult) -> CallResult:

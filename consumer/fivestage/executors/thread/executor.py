@@ -77,7 +77,7 @@ class ThreadExecutor(WorkerPool):
 
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
-        return super().abandoned() + self._orchestrator.threads.abandoned()
+        return super().abandoned() + self._orchestrator.abandoned()
 
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""

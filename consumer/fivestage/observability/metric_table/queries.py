@@ -196,3 +196,13 @@ RETRIES: Final = MetricSpec(
     "Nodes called again after they failed (`retries`).",
     "Failures that queries did not notice; near a fifth of the calls, the node itself is failing.",
 )
+HEDGES: Final = MetricSpec(
+    "Nodes",
+    "counter",
+    "fivestage_hedges_total",
+    ("lane", "outcome"),
+    "calls",
+    "Nodes called beside another that was slow (`hedge.max_extra_load`).",
+    "`success`: slow calls that queries did not notice. `skipped`: the slow node answered first; if that is "
+    "most of them, a lower `hedge.max_extra_load` costs fewer calls.",
+)
