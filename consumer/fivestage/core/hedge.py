@@ -42,7 +42,10 @@ def hedge_after_s(durations: Window, max_extra_load: float) -> float | None:
     longest_s = durations.longest if len(durations) >= LEAST_SAMPLES else None
     if longest_s is None:
         return None
-    slow_s = durations.quantile(1 - SHARE_OF_BUDGET * max_extra_load)
+    samples = len(durations)
+    # The next duration is above the r-th of n with a probability of 1 - r / (n + 1), whatever they are.
+    rank = (1 - SHARE_OF_BUDGET * max_extra_load) * (samples + 1) / samples
+    slow_s = durations.quantile(min(1.0, rank))
     return max(LEAST_S, min(longest_s, inf if slow_s is None else slow_s))
 
 
