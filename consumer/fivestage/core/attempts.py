@@ -73,7 +73,7 @@ def kind_of(run: StageRun, before: StageRun | None) -> AttemptKind:
 
 
 def with_kinds(attempts: Sequence[StageRun]) -> list[tuple[StageRun, AttemptKind]]:
-    """The attempts at a stage, in the order in which they ended, each with the reason why it was made."""
+    """The attempts at a stage, in the order of the result, each with the reason why it was made."""
     found: list[tuple[StageRun, AttemptKind]] = []
     before: StageRun | None = None
     for run in attempts:
