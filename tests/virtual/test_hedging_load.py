@@ -80,7 +80,7 @@ async def offer(first: Twin, second: Twin, queries: int, load: float) -> Endings
 @pytest.mark.parametrize(("load", "least", "most"), [(0.0, 0.97, 0.985), (LOAD, 0.998, 1.0)])
 async def test_stalls_of_a_node_beside_a_healthy_twin(load: float, least: float, most: float) -> None:
     """With hedges 99.8 % are answered in time instead of 98 %, for at most 5 % more calls."""
-    rng, queries = random.Random(2), 3000
+    rng, queries = random.Random(2), 3000  # noqa: S311 - no secret
 
     def usual_s() -> float:
         return 0.005 + rng.expovariate(200)
@@ -97,7 +97,7 @@ async def test_stalls_of_a_node_beside_a_healthy_twin(load: float, least: float,
 
 async def test_where_all_is_slow_a_twentieth_is_added() -> None:
     """Both nodes become twenty times as slow, so that half of the queries time out."""
-    rng, queries = random.Random(3), 2000
+    rng, queries = random.Random(3), 2000  # noqa: S311 - no secret
     asked = [0]
 
     def takes_s() -> float:
@@ -122,7 +122,7 @@ TIMES = st.sampled_from([0.001, 0.01, 0.03, 0.08, 0.4, -0.001, -0.02, -0.05])
 def test_never_more_than_two_calls_and_never_beyond_the_budget(
     script: list[tuple[float, float, float]], load: float
 ) -> None:
-    """Whatever three nodes do, one query has two calls in flight, and hedges are a share of the first calls."""
+    """Whatever three nodes do: two calls of a query in flight, hedges as a share of the first calls."""
     loop = VirtualTimeLoop()
     try:
         loop.run_until_complete(_follow(script, load))

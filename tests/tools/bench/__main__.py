@@ -11,7 +11,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from . import batches, coinciding, idle, latency, memory, orchestration, rounds, workers
+from . import batches, coinciding, hedge, idle, latency, memory, orchestration, rounds, workers
 from .entries import CONTESTANTS
 from .parts import Bar, Options, Part, file_name
 from .report import save, table, write
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[Options], Awaitable[Part]]] = {
     "latency": latency.measure,
     "coinciding": coinciding.measure,
     "batches": batches.measure,
+    "hedge": hedge.measure,
     "workers": workers.measure,
     "memory": memory.measure,
     "idle": idle.measure,

@@ -33,6 +33,7 @@ class Verb(NamedTuple):
 QUICK = (
     Verb("bench", "--parts contest --only fivestage-interpreted --rounds 1 --queries 1000", "contest.json"),
     Verb("bench", "--parts batches --seconds 0.3", "batches.json"),
+    Verb("bench", "--parts hedge --seconds 5", "hedge.json"),
     Verb("bench.overload", "--contestants fivestage --loads 1.5 --seconds 3 --warmup 1", "overload.json"),
     Verb("bench.hostile", "--executors thread --kinds deaf --seconds 3 --settle 10", "hostile.json"),
     Verb("bench.hostile", "--executors process --kinds block-async --seconds 3 --settle 10", "hostile.json"),

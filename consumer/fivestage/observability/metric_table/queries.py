@@ -139,7 +139,7 @@ NODE_CALLS: Final = MetricSpec(
     "calls",
     "Calls of a node, those that another node followed included.",
     "Which node fails, also where another one then answers. `excused`: it raised to say that the query has "
-    "no answer, which is no failure.",
+    "no answer, which is no failure. `overtaken`: it was given up, as the call beside it had answered.",
 )
 NODE_DURATION: Final = MetricSpec(
     "Nodes",
