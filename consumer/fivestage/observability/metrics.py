@@ -25,7 +25,7 @@ from fivestage.observability.metric_table.spec import bounds_for
 from fivestage.observability.node_metrics import NodeMetrics
 from fivestage.observability.query_metrics import LaneTallies, QueryMetrics
 from fivestage.observability.tally import sampled
-from fivestage_schemas import StageType
+from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fivestage.core.observer import ControlChange
     from fivestage.core.outcome import QueryOutcome
     from fivestage.observability.metric_table.spec import MetricSpec
-    from fivestage_schemas import Outcome, TimeoutReason
+    from fivestage_schemas import TimeoutReason
 
     Readings = Callable[[], Iterable[tuple[Sequence[str], float]]]
 
@@ -136,6 +136,8 @@ class Metrics(Observer):
             self._expired_child(lane, reason)
         self._failovers.labels(lane)
         self._retries.labels(lane)
+        for outcome in Outcome:
+            self._hedges.labels(lane, outcome)
         for node in nodes:
             name = self._nodes.of(node, lane)
             for state in BreakerState:

@@ -131,7 +131,7 @@ class HedgedCalls(NodeCalls):
             elif self._clock() < wakes_at - CLOCK_SLACK_S:  # other code has cancelled the wait
                 continue
             wakes_at = inf
-            if len(flying) == 1 and flying[0].result is None:
+            if flying[0].result is None:  # the only one now
                 self._launch_hedge(spec, first, flying, tried)
 
     async def _one_ended(self, flying: list[Flight], wakes_at: float) -> None:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from fivestage.pipeline.node_settings import Tables
     from fivestage.pipeline.resource_manager import Scope
     from fivestage.pipeline.step_monitor import StepMonitor
-    from fivestage.pipeline.thread_pool import Abandoned
 
 DEFAULT_THREADS = 8
 DEFAULT_START_TIMEOUT_MS = 60_000
@@ -91,7 +90,10 @@ class Orchestrator:
         """Opened by ``async with``, or by the executor that runs jobs."""
         self._scope: Scope | None = None
         limit = DataLimit.of(max_data_bytes)
-        self._shared = Shared(self.app, self.threads, self.resources, limit, deadline_header, Gates())
+        gates = Gates()
+        self.hedges = gates.hedges
+        """Has the calls that were overtaken and run on."""
+        self._shared = Shared(self.app, self.threads, self.resources, limit, deadline_header, gates)
 
     def __repr__(self) -> str:
         return f"<Orchestrator {self.app} {self.threads}>"
@@ -173,15 +175,6 @@ class Orchestrator:
         events = EventJson(envelope)
         stages = [events.stage(run, outcome.earlier) for run in outcome.runs]
         return PipelineResult.model_validate_json(events.result(outcome, stages))
-
-    def abandoned(self) -> list[Abandoned]:
-        """Code that runs on in threads, and calls that were overtaken and have not ended."""
-        return self.threads.abandoned() + self._shared.gates.hedges.abandoned()
-
-    @property
-    def runs_on(self) -> bool:
-        """Whether a thread runs user code, or a call that was overtaken has not ended."""
-        return bool(self.threads.busy or self._shared.gates.hedges.overtaken)
 
     async def run(self, job: Job, history: StageHistory, monitor: StepMonitor | None = None) -> None:
         """Run the stages of *job* that have not ended; stop after one that ends the query.
