@@ -204,8 +204,7 @@ def test_one_line() -> None:
 
 def hedged(last: str, attempts: list[dict[str, Any]], at_ms: float, number: int, ms: float) -> dict[str, Any]:
     """Return a processing stage with hedges, which ended with a call of the node *last*."""
-    fields = {"node": last, "attempts": attempts, "attempt": number, "duration_ms": ms}
-    return stage("processing", at_ms, **fields)
+    return stage("processing", at_ms, node=last, attempts=attempts, attempt=number, duration_ms=ms)
 
 
 FIRST = attempt("a", "first", "skipped", duration_ms=30)
@@ -238,9 +237,7 @@ def test_hedges_run_beside_another_call(
 ) -> None:
     """A hedge began its wait after the start of the call beside it, whichever of them ended the stage."""
     steps = steps_of(result(given))
-    assert [(step.node, step.start_ms, step.end_ms, step.overtaken) for step in steps] == [
-        (node, pytest.approx(start), pytest.approx(end), overtaken)
-        for node, start, end, overtaken in expected
-    ]
+    found = [(one.node, round(one.start_ms or 0), round(one.end_ms), one.overtaken) for one in steps]
+    assert found == expected
     lines = [str(line) for line in draw(Timeline(steps, 250, 100), 100, unicode=True)]
     assert sum("overtaken" in line for line in lines) == sum(one[3] for one in expected)
