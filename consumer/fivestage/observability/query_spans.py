@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from fivestage.core.attempts import kind_of
+from fivestage.core.attempts import with_kinds
 from fivestage.core.trace_context import SEND, call_number, span_id_of
 from fivestage_schemas import Outcome, StageType
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.stage_history import StageRun
     from fivestage.observability.query_trace import Ending
+    from fivestage_schemas import AttemptKind
 
 OWN: Final = "lukhas.matriz"
 """The namespace of attributes that the conventions do not have."""
@@ -165,35 +166,34 @@ class _Stages:
 
     def make(self, attempts: Sequence[StageRun]) -> None:
         """Make the spans of one stage: of each call, and in processing of the whole stage above them."""
-        called = [(run, run.started_at) for run in attempts if run.started_at is not None]
+        called = [
+            (run, kind, run.started_at) for run, kind in with_kinds(attempts) if run.started_at is not None
+        ]
         if not called:
             return
-        spec, last = called[-1][0].spec, called[-1][0]
+        last, _, last_at = called[-1]
+        spec = last.spec
         name = f"stage {spec.stage_type}"
         if spec.stage_type is not _PROCESSING:
-            for run, started_at in called:
-                self._call(name, run, started_at, self._parent, None)
+            for run, kind, started_at in called:
+                self._call(name, run, kind, started_at, self._parent)
             return
         stage_id = span_id_of(self._process_id, call_number(spec.sequence, 0))
-        began_at = called[0][1] + self._offset_s
+        began_at = min(started_at for _, _, started_at in called) + self._offset_s
         stage = self._spans.start(name, stage_id, self._parent, began_at, _stage_attributes(last))
-        before = None
-        for run, started_at in called:
+        for run, kind, started_at in called:
             name = f"node {run.node}" if run.node else "node"
-            self._call(name, run, started_at, trace.set_span_in_context(stage), before)
-            before = run
+            self._call(name, run, kind, started_at, trace.set_span_in_context(stage))
         if last.outcome in _FAILED:
             mark_failed(stage, last.error_type or "error")
-        stage.end(end_time=_ns(called[-1][1] + last.duration_s + self._offset_s))
+        stage.end(end_time=_ns(last_at + last.duration_s + self._offset_s))
 
-    def _call(
-        self, name: str, run: StageRun, started_at: float, parent: Context, before: StageRun | None
-    ) -> None:
-        """Make the span of one call; *before* is the call that it followed."""
+    def _call(self, name: str, run: StageRun, kind: AttemptKind, started_at: float, parent: Context) -> None:
+        """Make the span of one call."""
         attributes = _stage_attributes(run)
         attributes |= {
             f"{OWN}.attempt": run.attempt,
-            f"{OWN}.attempt_kind": kind_of(run, before).value,
+            f"{OWN}.attempt_kind": kind.value,
             f"{OWN}.granted_ms": _ms(run.granted_s),
             f"{OWN}.waited_ms": _ms(run.waited_s),
         }

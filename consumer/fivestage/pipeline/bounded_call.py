@@ -76,6 +76,12 @@ class Bounds:
         self.task: asyncio.Task[Any] | None = None
         """The task that the calls run in; user code may have cancelled it."""
 
+    def beside(self, cancelled_outside: Callable[[], bool]) -> Bounds:
+        """Bounds for a call of the same job in a task of its own, beside those of this object."""
+        other = Bounds(cancelled_outside, number=self.number, max_bytes=self.max_bytes, latest=self.latest)
+        other.cells = self.cells
+        return other
+
     async def run(self, call: Coroutine[Any, Any, Any], ends_at: float) -> CallResult:
         """Await user code until *ends_at* (seconds of the loop's clock); its data must be JSON.
 
