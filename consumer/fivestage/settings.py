@@ -34,6 +34,7 @@ from fivestage.core.settings import (
     AdmissionSettings,
     BreakerSettings,
     DlqSettings,
+    HedgeSettings,
     PipelineSettings,
     PositiveMs,
     Section,
@@ -58,6 +59,7 @@ __all__ = [
     "BreakerSettings",
     "DlqSettings",
     "ExecutorSettings",
+    "HedgeSettings",
     "KafkaSettings",
     "LoggingSettings",
     "OutboundSettings",
@@ -155,6 +157,7 @@ class Settings(BaseSettings):
     admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
     dlq: DlqSettings = Field(default_factory=DlqSettings)
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
+    hedge: HedgeSettings = Field(default_factory=HedgeSettings)
     outbound: OutboundSettings = Field(default_factory=OutboundSettings)
     admin: AdminSettings = Field(default_factory=AdminSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)

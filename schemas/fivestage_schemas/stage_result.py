@@ -36,7 +36,7 @@ class AttemptKind(StrEnum):
     RETRY = "retry"
     """The same node again, after it failed."""
     HEDGE = "hedge"
-    """Another node in parallel to one that was slow."""
+    """Another node in parallel to one that was slow; the first answer counts."""
     RESUMED = "resumed"
     """The same stage on another event loop or process, because the first was blocked or had died."""
 
@@ -48,13 +48,14 @@ class Attempt(Frozen):
     """The node that was called (processing only)."""
     kind: AttemptKind
     outcome: Outcome
-    """``skipped``: abandoned because the query continued elsewhere; the next attempt is ``resumed``."""
+    """``skipped``: abandoned because the query continued elsewhere, the next attempt is ``resumed``; or given
+    up because the call beside it had answered, where one of the two is a ``hedge``."""
     duration_ms: Milliseconds = 0.0
     timeout_ms: Milliseconds = 0.0
     """The time that the attempt was granted; 0 if nothing was called."""
     waited_ms: Milliseconds = 0.0
     """How long the attempt waited before it started: for a thread, for a slot of its node, or before a retry;
-    not part of its limit."""
+    not part of its limit. Of a ``hedge``: since the start of the call that it runs beside."""
 
 
 class StageResult(Event):
@@ -83,8 +84,8 @@ class StageResult(Event):
     attempt: Annotated[int, Field(ge=1)] = 1
     """The number of the attempt that the stage ended with, counted from 1."""
     attempts: list[Attempt] = Field(default_factory=list)
-    """All attempts, in order; the stage ended with the last one. For a skipped stage, the attempts before the
-    skip, usually none."""
+    """All attempts in order, but last the one that the stage ended with, also if a hedge of it started later.
+    For a skipped stage, the attempts before the skip, usually none."""
     duration_ms: Milliseconds = 0.0
     timeout_ms: Milliseconds = 0.0
     """The time that the stage was granted."""

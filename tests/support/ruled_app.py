@@ -40,6 +40,7 @@ def make(folder: Path) -> Pipeline:
 
     _add_limited(app, folder)
     _add_retried(app)
+    _add_hedged(app, folder)
 
     @app.node("slow", intents={"slow"}, timeout_ms=50)
     async def slow(_query: Query, _ctx: StageContext) -> None:
@@ -109,6 +110,24 @@ def _add_retried(app: Pipeline) -> None:
         if ctx.attempt == 1:
             raise ConnectionRefusedError
         return ctx.attempt
+
+
+def _add_hedged(app: Pipeline, folder: Path) -> None:
+    @app.node("hedged", intents={"hedged"}, idempotent=True, limit=1)
+    async def hedged(_query: Query, ctx: StageContext) -> None:
+        ctx.offer("a draft")
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ctx.offer("a late draft")
+            note(folder, "cancelled")
+
+    @app.node("twin", intents={"hedged"}, idempotent=True)
+    async def twin(query: Query, ctx: StageContext) -> str:
+        ctx.offer("a draft of the twin")
+        if query.user_input.endswith("both"):
+            await asyncio.sleep(3600)
+        return f"twin {ctx.attempt}"
 
 
 if VARIABLE in os.environ:

@@ -15,9 +15,10 @@ ROWS = ["In time", "Where the time goes", "Nodes", "Running and waiting", "Kafka
 """As on the status page."""
 NOT_SHOWN = {
     "fivestage_build_info", "fivestage_clock_skew_total", "fivestage_failovers_total",
-    "fivestage_late_results_total", "fivestage_position_resets_total", "fivestage_refused_events_total",
-    "fivestage_retries_total", "fivestage_shed_total", "fivestage_skipped_records_total",
-    "fivestage_throttled_seconds_total", "fivestage_uncommitted_span", "fivestage_unfinished",
+    "fivestage_hedges_total", "fivestage_late_results_total", "fivestage_position_resets_total",
+    "fivestage_refused_events_total", "fivestage_retries_total", "fivestage_shed_total",
+    "fivestage_skipped_records_total", "fivestage_throttled_seconds_total", "fivestage_uncommitted_span",
+    "fivestage_unfinished",
 }  # fmt: skip
 """For a query by hand, when the dashboard shows that something is wrong."""
 

@@ -320,7 +320,7 @@ async def test_the_printed_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_printed_settings_are_valid() -> None:
     """Each block of settings loads, and contradicts nothing."""
     files = blocks("toml", PAGE)
-    assert len(files) == 4
+    assert len(files) == 5
     for text in files:
         assert list(Settings.load(None, tomllib.loads(text)).conflicts(cores=2, platform="linux")) == []
 

@@ -200,3 +200,44 @@ def test_strange_times(timeline: Timeline) -> None:
 def test_one_line() -> None:
     """One line has the first letter of each stage where it ran, and a mark where an attempt failed."""
     assert bar_line(TIMELINE, 25, unicode=False).plain == "IIIIIPPPPPPPPPxPPPPP     "
+
+
+def hedged(last: str, attempts: list[dict[str, Any]], at_ms: float, number: int, ms: float) -> dict[str, Any]:
+    """Return a processing stage with hedges, which ended with a call of the node *last*."""
+    return stage("processing", at_ms, node=last, attempts=attempts, attempt=number, duration_ms=ms)
+
+
+FIRST = attempt("a", "first", "skipped", duration_ms=30)
+HEDGE = attempt("b", "hedge", "success", duration_ms=10, waited_ms=20)
+LATE = attempt("b", "hedge", "skipped", duration_ms=5, waited_ms=20)
+ANSWER = attempt("a", "first", "success", duration_ms=25)
+ERROR = attempt("a", "first", "error", duration_ms=25)
+FAILED = attempt("b", "hedge", "error", duration_ms=15, waited_ms=20)
+THIRD = attempt("c", "failover", "success", duration_ms=10, waited_ms=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (hedged("b", [FIRST, HEDGE], 60, 2, 10), [("a", 40, 70, True), ("b", 60, 70, False)]),
+        (hedged("a", [LATE, ANSWER], 40, 1, 25), [("a", 40, 65, False), ("b", 60, 65, True)]),
+        (
+            hedged("c", [ERROR, FAILED, THIRD], 76, 3, 10),
+            [("a", 40, 65, False), ("b", 60, 75, False), ("c", 76, 86, False)],
+        ),
+        (
+            hedged("c", [ERROR, LATE, THIRD], 66, 2, 10),
+            [("a", 40, 65, False), ("c", 66, 76, False), ("b", 86, 91, True)],
+        ),
+    ],
+    ids=["won", "lost", "both failed", "of the failover"],
+)
+def test_hedges_run_beside_another_call(
+    given: dict[str, Any], expected: list[tuple[str, float, float, bool]]
+) -> None:
+    """A hedge began its wait after the start of the call beside it, whichever of them ended the stage."""
+    steps = steps_of(result(given))
+    found = [(one.node, round(one.start_ms or 0), round(one.end_ms), one.overtaken) for one in steps]
+    assert found == expected
+    lines = [str(line) for line in draw(Timeline(steps, 250, 100), 100, unicode=True)]
+    assert sum("overtaken" in line for line in lines) == sum(one[3] for one in expected)

@@ -197,7 +197,7 @@ def _note(step: Step) -> Text:
     """What is said beside a bar: the node, why it was called again, how it failed."""
     words = [] if step.kind == AttemptKind.FIRST else [step.kind]
     if step.outcome == "skipped":
-        words.append("abandoned")
+        words.append("overtaken" if step.overtaken else "abandoned")
     elif step.outcome != "success":
         words.append(step.error_type or step.outcome)
     if step.offered:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage_schemas import AttemptKind, Outcome
 
 if TYPE_CHECKING:
     from fivestage_schemas import PipelineResult, StageResult
+    from fivestage_schemas.stage_result import Attempt
+
+_HEDGE: Final = AttemptKind.HEDGE
 
 
 class Step(NamedTuple):
@@ -29,6 +32,8 @@ class Step(NamedTuple):
     """Why it was skipped."""
     offered: bool = False
     """It offered the answer of a partial result."""
+    overtaken: bool = False
+    """It was given up because the call beside it had answered."""
 
     @property
     def end_ms(self) -> float:
@@ -64,6 +69,8 @@ def _steps(stage: StageResult, last_ms: float | None, earliest_ms: float) -> lis
 
     A node that was not called counts as an attempt without a duration, after any wait for it.
     """
+    if any(attempt.kind is AttemptKind.HEDGE for attempt in stage.attempts):
+        return _hedged_steps(stage, last_ms, earliest_ms)
     skipped = stage.outcome is Outcome.SKIPPED
     before = stage.attempts if skipped else stage.attempts[:-1]
     waits = [attempt.waited_ms for attempt in stage.attempts[1:]]
@@ -87,6 +94,53 @@ def _steps(stage: StageResult, last_ms: float | None, earliest_ms: float) -> lis
         *found,
         Step(stage.stage_type, stage.outcome, stage.node, kind, last_ms, *times, stage.error_type),
     ]
+
+
+def _hedged_steps(stage: StageResult, last_ms: float | None, earliest_ms: float) -> list[Step]:
+    """List the attempts at a stage with hedges, each of which waited from the start of the call beside it.
+
+    The attempt that ended the stage is the last one, so its hedges come before it.
+    """
+    groups = _groups(stage)
+    spans = [
+        max(one.duration_ms + (one.waited_ms if one.kind is _HEDGE else 0.0) for one in g) for g in groups
+    ]
+    last = stage.attempts[-1]
+    moved = any(one.kind is AttemptKind.RESUMED for one in stage.attempts)
+    if last_ms is None:
+        start = earliest_ms
+    else:
+        gone = sum(spans[:-1]) + sum(group[0].waited_ms for group in groups[1:])
+        start = last_ms - gone - (last.waited_ms if last.kind is _HEDGE else 0.0)
+    found: list[Step] = []
+    for number, (group, span) in enumerate(zip(groups, spans, strict=True)):
+        start += group[0].waited_ms if number else 0.0
+        for one in group:
+            at = start + (one.waited_ms if one.kind is _HEDGE else 0.0)
+            times = at, one.duration_ms, one.timeout_ms, one.waited_ms
+            error_type = stage.error_type if one is last else None
+            step = Step(stage.stage_type, str(one.outcome), one.node, str(one.kind), *times, error_type)
+            found.append(step._replace(overtaken=one.outcome is Outcome.SKIPPED and not moved))
+        start += span
+    if stage.outcome is Outcome.SKIPPED:
+        found.append(Step(stage.stage_type, "skipped", note=stage.error or ""))
+    return found
+
+
+def _groups(stage: StageResult) -> list[list[Attempt]]:
+    """Put each call and its hedges together, the call first."""
+    *before, last = stage.attempts
+    is_skipped = stage.outcome is Outcome.SKIPPED
+    # Hedges of the call that ended the stage have higher numbers, although they come before it.
+    own = 0 if is_skipped or last.kind is _HEDGE else max(0, len(stage.attempts) - stage.attempt)
+    groups: list[list[Attempt]] = []
+    for attempt in (*before[: len(before) - own], last):
+        if attempt.kind is _HEDGE and groups:
+            groups[-1].append(attempt)
+        else:
+            groups.append([attempt])
+    groups[-1] += before[len(before) - own :]
+    return groups
 
 
 class Timeline(NamedTuple):

@@ -6,6 +6,7 @@ Called by every other package; calls none of them. No I/O, no clock, no threads,
   ends.
 - ``records``, ``ledger``, ``partition_halt``: Kafka records, commit positions, halted partitions.
 - ``routing_snapshot``: limits, breakers and node health, for the stage runner.
+- ``hedge``, ``extra_load``: when a second node is called beside a slow one, and how often at most.
 - ``blocked_queries``: when a query behind blocking code moves to another event loop.
 - ``rejection_cause``, ``reachability``, ``exception_origin``, ``observer``: small shared values and
   interfaces.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 
 _SKIPPED: Final = Outcome.SKIPPED
+_TIMEOUT: Final = Outcome.TIMEOUT
 
 
 def earlier_attempts(history: StageHistory, runs: Sequence[StageRun], now: float) -> tuple[StageRun, ...]:
@@ -26,20 +27,29 @@ def earlier_attempts(history: StageHistory, runs: Sequence[StageRun], now: float
     """
     resumed = history.resumed
     is_running = resumed is not None and resumed.call is not None and resumed.parked is None
-    if not (history.superseded or history.moved or is_running):
+    hedge = history.hedge
+    if not (history.superseded or history.moved or is_running or hedge is not None):
         return ()
     last = {run.spec.sequence: run for run in runs if run.outcome is not _SKIPPED}
     failed = {(run.spec.sequence, run.attempt): run for run in history.superseded}
     abandoned = {(one.spec.sequence, one.attempt): one for one in history.moved}
     if resumed is not None and is_running:
         abandoned[resumed.spec.sequence, resumed.attempt] = resumed
+    if hedge is not None:  # as the call beside it, it ran until the end
+        late = hedge.end(now, _TIMEOUT, "was running at the deadline", "timeout")
+        failed.setdefault((hedge.spec.sequence, hedge.attempt), late)
     earlier: list[StageRun] = []
     for key in sorted(failed.keys() | abandoned.keys(), reverse=True):
         sequence, attempt = key
         following = last.get(sequence)
-        if following is None or attempt < following.attempt:
-            run = failed.get(key) or _abandoned(abandoned[key], following, now)
-            earlier.append(run)
+        is_hedge = failed[key].hedge if key in failed else abandoned[key].hedge
+        if following is not None and attempt >= following.attempt:
+            if not is_hedge or attempt == following.attempt:
+                continue
+            following = None  # a hedge has a higher number than the call beside it, which may end later
+        run = failed.get(key) or _abandoned(abandoned[key], following, now)
+        earlier.append(run)
+        if not is_hedge:
             last[sequence] = run
     earlier.reverse()
     return tuple(earlier)
@@ -55,9 +65,22 @@ def kind_of(run: StageRun, before: StageRun | None) -> AttemptKind:
     """Why an attempt was made; *before* is the attempt that it followed."""
     if run.attempt == 1:
         return AttemptKind.FIRST
+    if run.hedge:
+        return AttemptKind.HEDGE
     if before is None or before.outcome is _SKIPPED:
         return AttemptKind.RESUMED
     return AttemptKind.RETRY if _is_retry(before, run) else AttemptKind.FAILOVER
+
+
+def with_kinds(attempts: Sequence[StageRun]) -> list[tuple[StageRun, AttemptKind]]:
+    """The attempts at a stage, in the order of the result, each with the reason why it was made."""
+    found: list[tuple[StageRun, AttemptKind]] = []
+    before: StageRun | None = None
+    for run in attempts:
+        found.append((run, kind_of(run, before)))
+        if not run.overtaken:  # else the next one was not made because of it
+            before = run
+    return found
 
 
 def count_retries(runs: Sequence[StageRun]) -> int:

@@ -23,6 +23,8 @@ class ExtraLoad:
 
     Args:
         now: The bucket starts as after a long time without calls.
+        share: Tokens that each ordinary call adds.
+        per_s: Tokens that each second adds.
 
     >>> budget = ExtraLoad(now=0.0)
     >>> sum(budget.take(now=0.0) for _ in range(100))
@@ -33,11 +35,12 @@ class ExtraLoad:
     4
     """
 
-    __slots__ = ("_at", "_tokens")
+    __slots__ = ("_at", "_per_s", "_share", "_tokens")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, share: float = SHARE, per_s: float = PER_S) -> None:
         self._at = now
-        self._tokens = PER_S * MEMORY_S
+        self._share, self._per_s = share, per_s
+        self._tokens = per_s * MEMORY_S
 
     def __repr__(self) -> str:
         return f"<ExtraLoad {self._tokens:.1f} calls>"
@@ -45,7 +48,7 @@ class ExtraLoad:
     def called(self, now: float) -> None:
         """Count an ordinary call: the first of a query at a node."""
         self._refill(now)
-        self._tokens += SHARE
+        self._tokens += self._share
 
     def take(self, now: float) -> bool:
         """Pay for an extra call; False if that is not permitted now."""
@@ -55,7 +58,12 @@ class ExtraLoad:
         self._tokens -= 1
         return True
 
+    def owe(self, now: float) -> None:
+        """Pay for an extra call that another budget has permitted: this one has fewer left, or owes some."""
+        self._refill(now)
+        self._tokens -= 1
+
     def _refill(self, now: float) -> None:
         kept = exp(-max(0.0, now - self._at) / MEMORY_S)
-        self._tokens = self._tokens * kept + PER_S * MEMORY_S * (1 - kept)
+        self._tokens = self._tokens * kept + self._per_s * MEMORY_S * (1 - kept)
         self._at = max(now, self._at)

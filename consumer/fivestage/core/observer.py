@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fivestage.core.codec.decode import UnreadableReason
     from fivestage.core.codec.event_json import Envelope
     from fivestage.core.outcome import QueryOutcome
-    from fivestage_schemas import TimeoutReason
+    from fivestage_schemas import Outcome, TimeoutReason
 
 
 class ControlChange(NamedTuple):
@@ -100,6 +100,9 @@ class Observer:
 
     def retried(self, lane: str, attempts: int) -> None:
         """*attempts* failed attempts of a query at processing were followed by a call of the same node."""
+
+    def hedged(self, lane: str, outcome: Outcome) -> None:
+        """A second node was called beside a slow one; *outcome* is skipped if the slow one answered first."""
 
     def control_changed(self, change: ControlChange) -> None:
         """An adaptive control changed."""

@@ -221,7 +221,8 @@ def _timeouts(
 ) -> tuple[TimeoutNote, ...]:
     """A note for each attempt that exceeded its own limit, and one note if the total time ran out."""
     late = [run for run in runs if run.outcome is Outcome.TIMEOUT]
-    notes = [*_late_attempts(runs, earlier)]
+    # Not for the second of two calls that ran until the deadline.
+    notes = [*_late_attempts(runs, [run for run in earlier if not _ran_to_the_end(run, ends_at)])]
     notes += [_stage_note(run, runs) for run in late if not _ran_to_the_end(run, ends_at)]
     at_the_end = next((run for run in late if _ran_to_the_end(run, ends_at)), None)
     if at_the_end is not None:
@@ -237,7 +238,7 @@ def _ran_to_the_end(run: StageRun, ends_at: float) -> bool:
     return run.started_at is not None and run.started_at + took_s >= ends_at - CLOCK_SLACK_S
 
 
-def _late_attempts(runs: tuple[StageRun, ...], earlier: tuple[StageRun, ...]) -> tuple[TimeoutNote, ...]:
+def _late_attempts(runs: tuple[StageRun, ...], earlier: Sequence[StageRun]) -> tuple[TimeoutNote, ...]:
     """A note for each superseded attempt that timed out."""
     return tuple([_stage_note(run, runs) for run in earlier if run.outcome is Outcome.TIMEOUT])
 

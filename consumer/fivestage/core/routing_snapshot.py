@@ -42,6 +42,8 @@ class NodeRouting(NamedTuple):
     """The p95 of the durations of its calls; None while unknown."""
     p50_s: float | None = None
     """Their median; None while unknown."""
+    hedge_after_s: float | None = None
+    """After how many seconds its calls are hedged; None while that is unknown, or if they are not."""
 
 
 UNKNOWN: Final = NodeRouting()
@@ -56,7 +58,7 @@ _HALF_OPEN: Final = BreakerState.HALF_OPEN
 class RoutingSnapshot:
     """The figures of one lane, and the permits for probes and trials."""
 
-    __slots__ = ("nodes", "probes", "stages", "stuck", "trials")
+    __slots__ = ("max_extra_load", "nodes", "probes", "stages", "stuck", "trials")
 
     def __init__(self, stages: tuple[StageRouting, ...]) -> None:
         self.stages = stages
@@ -68,6 +70,8 @@ class RoutingSnapshot:
         """Low-ranked nodes that may be called once, if another node can still answer after a failure."""
         self.stuck: frozenset[str] = frozenset()
         """Nodes with too many calls that do not return: not called until some return."""
+        self.max_extra_load = 0.0
+        """The share of the calls of a node that may be hedged; 0.0 = none."""
 
     @classmethod
     def neutral(cls, plan: Plan) -> RoutingSnapshot:

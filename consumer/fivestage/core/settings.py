@@ -146,6 +146,13 @@ class AdmissionSettings(Section):
     """Larger records become dead letters and are not parsed."""
 
 
+class HedgeSettings(Section):
+    """When another node is called beside one that is slow."""
+
+    max_extra_load: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The largest share of the calls of an ``idempotent`` node that may be hedged; 0 = none."""
+
+
 class DlqSettings(Section):
     """When a partition with many unreadable records is halted, instead of making them all dead letters."""
 

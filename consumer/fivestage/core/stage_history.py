@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _ERROR: Final = Outcome.ERROR
 _SUCCESS: Final = Outcome.SUCCESS
+_TIMEOUT: Final = Outcome.TIMEOUT
 
 
 class StageRun:
@@ -40,12 +41,15 @@ class StageRun:
         counted: Breaker and health of the node count the call; of a batch they count one.
         capped: The limit was the node's own ``timeout_ms``: the stage would have had more time.
         keeps_offer: The node raised, and its exception says that what it had offered counts on.
+        hedge: It was called beside another node that was slow; ``waited_s`` is the time since the start of
+            that one.
+        overtaken: It was given up because the call beside it had answered; its outcome is skipped.
     """
 
     __slots__ = (
         "attempt", "capped", "counted", "data_json", "duration_s", "error", "error_type", "excused",
-        "granted_s", "keeps_offer", "node", "outcome", "partial", "probe", "spec", "started_at", "verdict",
-        "waited_s", "where",
+        "granted_s", "hedge", "keeps_offer", "node", "outcome", "overtaken", "partial", "probe", "spec",
+        "started_at", "verdict", "waited_s", "where",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 - the fields of a StageResult
@@ -69,6 +73,8 @@ class StageRun:
         counted: bool = True,  # noqa: FBT001, FBT002 - likewise
         capped: bool = False,  # noqa: FBT001, FBT002 - likewise
         keeps_offer: bool = False,  # noqa: FBT001, FBT002 - likewise
+        hedge: bool = False,  # noqa: FBT001, FBT002 - likewise
+        overtaken: bool = False,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.outcome = outcome
@@ -87,6 +93,7 @@ class StageRun:
         self.where = where
         self.partial, self.keeps_offer = partial, keeps_offer
         self.counted, self.capped = counted, capped
+        self.hedge, self.overtaken = hedge, overtaken
 
     def __repr__(self) -> str:
         return f"<StageRun {self.spec.stage_type} {self.outcome} {self.error or ''}>"
@@ -120,6 +127,8 @@ class StageRun:
             self.counted,
             self.capped,
             self.keeps_offer,
+            self.hedge,
+            self.overtaken,
         )
 
     @property
@@ -147,8 +156,8 @@ class RunningStage:
     """
 
     __slots__ = (
-        "attempt", "call", "capped", "counted", "granted_s", "node", "offers", "parked", "probe", "spec",
-        "started_at", "waited_s",
+        "attempt", "call", "capped", "counted", "granted_s", "hedge", "node", "offers", "parked", "probe",
+        "spec", "started_at", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -162,6 +171,7 @@ class RunningStage:
         waited_s: float = 0.0,
         counted: bool = True,  # noqa: FBT001, FBT002 - likewise
         capped: bool = False,  # noqa: FBT001, FBT002 - likewise
+        hedge: bool = False,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.spec = spec
         self.started_at = started_at
@@ -170,7 +180,7 @@ class RunningStage:
         self.attempt = attempt
         self.probe = probe
         self.waited_s = waited_s
-        self.counted, self.capped = counted, capped  # as of its StageRun
+        self.counted, self.capped, self.hedge = counted, capped, hedge  # as of its StageRun
         self.call: Any = None
         self.parked: Any = None
         self.offers: HasOffer | None = None
@@ -182,7 +192,7 @@ class RunningStage:
         run = StageRun(self.spec, outcome, None, error, error_type, self.node, self.attempt, self.started_at)
         run.duration_s, run.granted_s = now - self.started_at, self.granted_s
         run.probe, run.waited_s = self.probe, self.waited_s
-        run.counted, run.capped = self.counted, self.capped
+        run.counted, run.capped, run.hedge = self.counted, self.capped, self.hedge
         return run
 
     def __repr__(self) -> str:
@@ -198,15 +208,17 @@ class StageHistory:
     """
 
     __slots__ = (
-        "answer_json", "attempt", "closed", "confidence", "moved", "offer", "on_offer", "on_wait", "resumed",
-        "running", "runs", "superseded", "waiting",
+        "answer_json", "attempt", "closed", "confidence", "hedge", "moved", "offer", "on_offer", "on_wait",
+        "resumed", "running", "runs", "superseded", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.runs: list[StageRun] = []
         self.running: RunningStage | None = None
+        self.hedge: RunningStage | None = None
+        """The call of another node that runs beside the running one, which is slow."""
         self.superseded: list[StageRun] = []
-        """Attempts at processing that failed and that another attempt may follow."""
+        """Attempts at processing that failed and that another attempt may follow, or that were overtaken."""
         self.moved: list[RunningStage] = []
         """Attempts at any stage that were abandoned when the query was moved."""
         self.attempt = 1
@@ -239,7 +251,7 @@ class StageHistory:
     def finish(self, run: StageRun) -> None:
         """End the running stage."""
         self.runs.append(run)
-        self.running = self.resumed = self.waiting = None
+        self.running = self.resumed = self.waiting = self.hedge = None
         self.attempt = 1
 
     def fail_over(self, run: StageRun) -> None:
@@ -250,8 +262,30 @@ class StageHistory:
         if run.outcome is not _ERROR or run.keeps_offer:
             self.offer = self.last_offer()
         self.superseded.append(run)
-        self.running = self.resumed = self.waiting = None
-        self.attempt = run.attempt + 1
+        self.running = self.resumed = self.waiting = self.hedge = None
+        self.attempt = max(self.attempt, run.attempt + 1)
+
+    def start_hedge(self, running: RunningStage) -> None:
+        """Start a call beside the running one."""
+        self.hedge = running
+        self.attempt = running.attempt + 1
+
+    def drop(self, run: StageRun) -> None:
+        """End one of two calls, which has failed or was overtaken; the other one goes on as the running one.
+
+        What a call that timed out has offered counts, unless the other one offers something; also after an
+        exception that says so.
+        """
+        first, second = self.running, self.hedge
+        if first is None or second is None:
+            return
+        ended, other = (first, second) if first.attempt == run.attempt else (second, first)
+        offer = None if ended.offers is None else ended.offers.last_offer
+        if (run.outcome is _TIMEOUT or run.keeps_offer) and offer is not None:
+            self.offer = offer
+        self.superseded.append(run)  # in this order, so that no call is missing: see earlier_attempts
+        self.running = other
+        self.hedge = None
 
     def continued(self) -> StageHistory:
         """Close this history, and return a new one with the stages that have ended.
@@ -261,6 +295,7 @@ class StageHistory:
         """
         self.closed = True
         waiting = self.waiting  # read first: the writer sets `running`, then clears `waiting`
+        hedge = self.hedge
         ended, running = self.snapshot()
         history = StageHistory()
         history.moved = list(self.moved)
@@ -270,9 +305,11 @@ class StageHistory:
             history.resumed = running
         else:
             history.moved.append(running)
+        if running is not None and hedge is not None:
+            history.moved.append(hedge)
         history.runs = list(ended)
         history.superseded = list(self.superseded)
-        history.attempt = self.attempt if running is None else running.attempt + 1
+        history.attempt = self.attempt if running is None else max(self.attempt, running.attempt + 1)
         history.answer_json, history.confidence = self.answer_json, self.confidence
         history.offer = self.offer if running is None or history.resumed is running else self.last_offer()
         return history
@@ -280,14 +317,19 @@ class StageHistory:
     def last_offer(self) -> Offer | None:
         """The last answer that the running attempt offered, or else one before it; None without one."""
         running = self.running if self.running is not None else self.resumed
-        offer = None if running is None or running.offers is None else running.offers.last_offer
-        return self.offer if offer is None else offer
+        for one in (self.hedge, running):
+            if one is not None and one.offers is not None and one.offers.last_offer is not None:
+                return one.offers.last_offer
+        return self.offer
 
     def awaits(self, running: RunningStage) -> bool:
         """Whether this attempt at a stage has not ended yet."""
-        failed = bool(self.superseded) and self.superseded[-1].attempt >= running.attempt
-        is_next = len(self.runs) == running.spec.sequence
-        return is_next and not (failed and self.superseded[-1].spec is running.spec)
+        failed = any(
+            run.attempt == running.attempt or (run.attempt > running.attempt and not run.hedge)
+            for run in self.superseded
+            if run.spec is running.spec
+        )
+        return len(self.runs) == running.spec.sequence and not failed
 
     def snapshot(self) -> tuple[tuple[StageRun, ...], RunningStage | None]:
         """The ended stages and the running one, consistent with each other."""

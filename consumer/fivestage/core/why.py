@@ -118,6 +118,8 @@ def _idle(result: PipelineResult) -> str:
     idle_ms = result.metrics.total_duration_ms
     for stage in result.stages:
         calls = [call.duration_ms + call.waited_ms for call in stage.attempts]
+        if any(call.kind is AttemptKind.HEDGE for call in stage.attempts):  # they overlap
+            calls = [max(calls)]
         idle_ms -= sum(calls) if calls else stage.duration_ms
     longest = slowest(result)
     if idle_ms < 1 or (longest is not None and idle_ms <= longest.duration_ms):
@@ -151,10 +153,14 @@ def _earlier(stage: StageResult) -> str:
     attempts: Sequence[Attempt] = stage.attempts
     if stage.outcome is not Outcome.SKIPPED:
         attempts = attempts[:-1]
+    kinds = {attempt.kind for attempt in stage.attempts}
+    hedged = AttemptKind.HEDGE in kinds and AttemptKind.RESUMED not in kinds
     found = []
     for attempt in attempts:
         who = attempt.node or stage.stage_type
-        if attempt.outcome is Outcome.SKIPPED:
+        if attempt.outcome is Outcome.SKIPPED and hedged:
+            found.append(f"{who} was overtaken after {_ms(attempt.duration_ms)}")
+        elif attempt.outcome is Outcome.SKIPPED:
             found.append(f"{who} was started again elsewhere after {_ms(attempt.duration_ms)}")
         elif attempt.duration_ms or attempt.timeout_ms:
             found.append(f"{who} {_CALLED[attempt.outcome]} in {_ms(attempt.duration_ms)}")
@@ -206,7 +212,8 @@ def _slow(result: PipelineResult) -> str:
     text += f"; {idle}" if idle else ""
     if longest is not None and (longest.duration_ms >= 1 or not idle):
         text += f"{', and' if idle else ';'} {_name(longest)} took {_ms(longest.duration_ms)}"
-        waited_ms = sum(attempt.waited_ms for attempt in longest.attempts)
+        in_turn = [attempt for attempt in longest.attempts if attempt.kind is not AttemptKind.HEDGE]
+        waited_ms = sum(attempt.waited_ms for attempt in in_turn)
         moved = any(attempt.kind is AttemptKind.RESUMED for attempt in longest.attempts)
         earlier = _earlier(longest)
         text += f", after {earlier}" if earlier and not moved else ""

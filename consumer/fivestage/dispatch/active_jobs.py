@@ -30,6 +30,7 @@ SWEEP_AT: Final = 1000
 LATE_S: Final = 0.03
 """Seconds of delay above which a timer shows a stall of the bus loop, in which no progress was noticed."""
 _PROCESSING: Final = StageType.PROCESSING
+_SKIPPED: Final = Outcome.SKIPPED
 _SUCCEEDED: Final = PipelineStatus.SUCCESS
 _TIMED_OUT: Final = PipelineStatus.TIMEOUT
 
@@ -226,24 +227,32 @@ class ActiveJobs:
     def _learn(self, job: Job, outcome: QueryOutcome, now: float, *, ran: bool) -> None:
         superseded = outcome.superseded if outcome.earlier else []
         disturbed_at = -inf if job.is_blocking else max(job.held_at, self._learned.disturbed_at)
-        self._learned.lane(job.query.lane).concluded(outcome, superseded, now, disturbed_at=disturbed_at)
-        if superseded:
-            self._note_further_calls(
-                job.query.lane, [*superseded, outcome.runs[superseded[-1].spec.sequence]]
-            )
+        lane = self._learned.lane(job.query.lane)
+        lane.concluded(outcome, superseded, now, disturbed_at=disturbed_at)
+        if outcome.earlier:
+            lane.overtaken(outcome.earlier)
+            self._note_further_calls(job.query.lane, outcome)
         late = outcome.status is _TIMED_OUT or outcome.partial
         whole = outcome.budget_s >= job.plan.total_s - CLOCK_SLACK_S
         counts = whole or self._slots.waiting if late else outcome.status is _SUCCEEDED
         if ran and counts:
             self._learn_limit(job, outcome, now, late=late)
 
-    def _note_further_calls(self, lane: str, attempts: list[StageRun]) -> None:
-        """Count the attempts at processing that followed another one, at the same node or a different one."""
-        retries = count_retries(attempts)
+    def _note_further_calls(self, lane: str, outcome: QueryOutcome) -> None:
+        """Count the attempts at processing that followed another one or ran beside it."""
+        attempts = [run for run in outcome.earlier if run.outcome is not _SKIPPED or run.overtaken]
+        if not attempts:
+            return
+        attempts.append(outcome.runs[attempts[-1].spec.sequence])
+        in_turn = [run for run in attempts if not run.hedge]
+        retries = count_retries(in_turn)
         if retries:
             self._observer.retried(lane, retries)
-        if failovers := len(attempts) - 1 - retries:
+        if (failovers := len(in_turn) - 1 - retries) > 0:
             self._observer.failed_over(lane, failovers)
+        for run in attempts:
+            if run.hedge:
+                self._observer.hedged(lane, run.outcome)
 
     def _learn_limit(self, job: Job, outcome: QueryOutcome, now: float, *, late: bool) -> None:
         """Adjust the concurrency limit; while queries wait, timeouts with shortened budgets count too."""

@@ -60,7 +60,9 @@ def build(
     """
     admission, pipeline = settings.admission, settings.pipeline
     breaker = settings.breaker.policy(pipeline.total_timeout_ms)
-    learned = LearnedState(LanePolicy(pipeline.plan(), settings.adaptive.policy(), breaker, rng), observer)
+    load = settings.hedge.max_extra_load
+    policy = LanePolicy(pipeline.plan(), settings.adaptive.policy(), breaker, rng, load)
+    learned = LearnedState(policy, observer)
     total_s = learned.plan.total_s
     shedder = Shedder(ShedPolicy(admission.shed, admission.shed_max_share), total_s, learned.pressure)
     max_overdue = settings.executor.max_overdue

@@ -67,4 +67,4 @@ class InlineExecutor:
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
         on_loop = [Abandoned(one.name, one.since) for one in self._registry.left.values()]
-        return on_loop + self._orchestrator.threads.abandoned()
+        return on_loop + self._orchestrator.threads.abandoned() + self._orchestrator.hedges.abandoned()

@@ -25,7 +25,7 @@ from fivestage.observability.metric_table.spec import bounds_for
 from fivestage.observability.node_metrics import NodeMetrics
 from fivestage.observability.query_metrics import LaneTallies, QueryMetrics
 from fivestage.observability.tally import sampled
-from fivestage_schemas import StageType
+from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -92,6 +92,7 @@ class Metrics(Observer):
         self._breaker_changes = self._counter(queries.BREAKER_TRANSITIONS)
         self._failovers = self._counter(queries.FAILOVERS)
         self._retries = self._counter(queries.RETRIES)
+        self._hedges = self._counter(queries.HEDGES)
         self._control_changes = self._counter(service.CONTROL_CHANGES)
 
     def _make_record_metrics(self, group_id: str) -> None:
@@ -135,6 +136,8 @@ class Metrics(Observer):
             self._expired_child(lane, reason)
         self._failovers.labels(lane)
         self._retries.labels(lane)
+        for outcome in Outcome:
+            self._hedges.labels(lane, outcome)
         for node in nodes:
             name = self._nodes.of(node, lane)
             for state in BreakerState:
@@ -226,6 +229,9 @@ class Metrics(Observer):
 
     def retried(self, lane: str, attempts: int) -> None:
         self._retries.labels(self._lanes.of(lane)).inc(attempts)
+
+    def hedged(self, lane: str, outcome: Outcome) -> None:
+        self._hedges.labels(self._lanes.of(lane), outcome).inc()
 
     def control_changed(self, change: ControlChange) -> None:
         self._control_changes.labels(change.control, change.change).inc()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 EXCUSED: Final = "excused"
 """The outcome of a call that raised to say that its query has no answer: that is no failure of the node."""
+OVERTAKEN: Final = "overtaken"
+"""That of a call that was given up, as one beside it had answered. Its duration says little."""
 _SKIPPED: Final = Outcome.SKIPPED
 
 
@@ -41,9 +43,9 @@ class NodeMetrics:
         calls = self._calls
         for run in runs:
             node = run.node
-            if node is None or run.started_at is None or run.outcome is _SKIPPED:
+            if node is None or run.started_at is None or (run.outcome is _SKIPPED and not run.overtaken):
                 continue
-            outcome = EXCUSED if run.excused else run.outcome
+            outcome = EXCUSED if run.excused else OVERTAKEN if run.overtaken else run.outcome
             tally = calls.get((lane, node, outcome))
             if tally is None:
                 key = lane, self._names.of(node, lane), outcome
@@ -60,7 +62,8 @@ class NodeMetrics:
         totals: dict[tuple[str, ...], int] = {}
         for (lane, node, outcome), tally in list(self._calls.items()):
             seen = tally.copy()
-            durations[lane, node].add(seen)
+            if outcome != OVERTAKEN:
+                durations[lane, node].add(seen)
             totals[lane, node, outcome] = sum(seen.counts)
         yield counter(table.NODE_CALLS, totals)
         yield histogram(table.NODE_DURATION, durations)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_chec
 from opentelemetry import trace
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
-from fivestage.core.attempts import kind_of
+from fivestage.core.attempts import with_kinds
 from fivestage.core.trace_context import SEND, call_number, span_id_of
 from fivestage_schemas import Outcome, StageType
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.stage_history import StageRun
     from fivestage.observability.query_trace import Ending
+    from fivestage_schemas import AttemptKind
 
 OWN: Final = "lukhas.matriz"
 """The namespace of attributes that the conventions do not have."""
@@ -151,23 +152,26 @@ class SpanMaker:
 
         *offset_s* is to be added to a monotonic time for the wall clock's.
         """
-        called = [(run, run.started_at) for run in attempts if run.started_at is not None]
+        called = [
+            (run, kind, run.started_at) for run, kind in with_kinds(attempts) if run.started_at is not None
+        ]
         if not called:
             return
-        own, (last, last_at) = process.get_span_context(), called[-1]
+        own, (last, _, last_at) = process.get_span_context(), called[-1]
         spec = last.spec
+        name = f"stage {spec.stage_type}"
         if spec.stage_type is not _PROCESSING:
-            for run, started_at in called:
-                self._call(process, own, f"stage {spec.stage_type}", run, None, started_at + offset_s)
+            for run, kind, started_at in called:
+                self._call(process, own, name, run, kind, started_at + offset_s)
             return
-        context, before = _below(own, own, call_number(spec.sequence, 0)), None
-        for run, started_at in called:
-            name = f"node {run.node}" if run.node else "node"
-            self._call(process, context, name, run, before, started_at + offset_s)
-            before = run
+        context = _below(own, own, call_number(spec.sequence, 0))
+        for run, kind, started_at in called:
+            node = f"node {run.node}" if run.node else "node"
+            self._call(process, context, node, run, kind, started_at + offset_s)
         failed = (last.error_type or "error") if last.outcome in _FAILED else None
-        times = _ns(called[0][1] + offset_s), _ns(last_at + last.duration_s + offset_s)
-        name, attributes = f"stage {spec.stage_type}", _stage_attributes(last)
+        began_at = min(started_at for _, _, started_at in called)
+        times = _ns(began_at + offset_s), _ns(last_at + last.duration_s + offset_s)
+        attributes = _stage_attributes(last)
         self._record(process, EndedSpan(name, context, own, _INTERNAL, attributes, *times, failed))
 
     def _call(
@@ -176,13 +180,13 @@ class SpanMaker:
         parent: SpanContext,
         name: str,
         run: StageRun,
-        before: StageRun | None,
+        kind: AttemptKind,
         began_at: float,
     ) -> None:
-        """Make the span of one call, which began at *began_at* (seconds since the epoch) after *before*."""
+        """Make the span of one call, which began at *began_at* (seconds since the epoch)."""
         attributes = _stage_attributes(run)
         attributes[_ATTEMPT] = run.attempt
-        attributes[_ATTEMPT_KIND] = kind_of(run, before).value
+        attributes[_ATTEMPT_KIND] = kind.value
         attributes[_GRANTED_MS] = _ms(run.granted_s)
         attributes[_WAITED_MS] = _ms(run.waited_s)
         number = call_number(run.spec.sequence, run.attempt)

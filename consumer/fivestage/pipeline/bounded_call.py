@@ -80,6 +80,12 @@ class Bounds:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
+    def beside(self, cancelled_outside: Callable[[], bool]) -> Bounds:
+        """Bounds for a call of the same job in a task of its own, beside those of this object."""
+        other = Bounds(cancelled_outside, number=self.number, max_bytes=self.max_bytes, latest=self.latest)
+        other.cells = self.cells
+        return other
+
     async def run(self, call: Coroutine[Any, Any, Any], ends_at: float) -> CallResult:
         """Await user code until *ends_at* (seconds of the loop's clock); its data must be JSON.
 

@@ -159,6 +159,7 @@ class JobCalls:
             running.attempt, running.started_at, result.duration_s, running.granted_s + result.extended_s,
             running.probe, verdict, result.excused, running.waited_s, where,
             counted=running.counted, capped=running.capped, keeps_offer=result.keeps_offer,
+            hedge=running.hedge,
         )  # fmt: skip
 
     def _recorded(self, result: CallResult) -> CallResult:

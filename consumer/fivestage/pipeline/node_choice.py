@@ -35,7 +35,7 @@ def fallback_node(
             the next node is known to need.
         left_s: What the stage may still take, in seconds.
     """
-    for name in routing.rank(_alternatives(nodes, ctx)):
+    for name in routing.rank(alternatives(nodes, ctx)):
         if name not in failed and (not failed or left_s >= needed_s(nodes[name], name, routing)):
             return name
     return None
@@ -58,11 +58,12 @@ def start_trial(
     """
     ctx.on_trial = False
     chosen: Any = ctx.results.get(StageType.DECISION)
-    others = routing.rank(_alternatives(nodes, ctx))
+    others = routing.rank(alternatives(nodes, ctx))
     most_s = routing.trial_s(chosen, others[0], left_s) if others else 0.0
     return most_s if most_s > 0 and routing.take_trial(chosen) else 0.0
 
 
-def _alternatives(nodes: Mapping[str, Node], ctx: StageContext) -> list[str]:
+def alternatives(nodes: Mapping[str, Node], ctx: StageContext) -> list[str]:
+    """The nodes that take the same intent as decision's choice."""
     intent = intent_of(ctx.results.get(StageType.INTENT))
     return same_intent(nodes, intent, ctx.results.get(StageType.DECISION))

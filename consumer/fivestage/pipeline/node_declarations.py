@@ -84,7 +84,8 @@ class NodeDeclarations:
                 after up to 10 ms, if there is time for a usual call, and at most for a fifth of the calls
                 plus one a second.
             retry_on: The exceptions. Without *idempotent* only those of connections that were not made.
-            idempotent: Several calls for the same query do no harm.
+            idempotent: Several calls for the same query do no harm: slow ones may be hedged, if the setting
+                ``hedge.max_extra_load`` permits it.
 
         Raises:
             InvalidAppError: the function, or an argument, is not as described; the text says what to write.

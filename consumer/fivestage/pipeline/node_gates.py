@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from fivestage.core.extra_load import ExtraLoad
 from fivestage.pipeline.call_rules import CallRules
 from fivestage.pipeline.call_slots import CallSlots
+from fivestage.pipeline.hedges import Hedges
 
 
 class Gate(NamedTuple):
@@ -23,6 +24,7 @@ class Gates:
 
     def __init__(self) -> None:
         self._gates: dict[str, Gate] = {}
+        self.hedges: Final = Hedges()
 
     def __repr__(self) -> str:
         return f"<Gates {self._gates}>"

@@ -97,7 +97,10 @@ class Orchestrator:
         self._scope: Scope | None = None
         self._max_event_bytes = max_data_bytes
         limit = DataLimit.of(max_data_bytes)
-        self._shared = Shared(self.app, self.threads, self.resources, limit, deadline_header, Gates())
+        gates = Gates()
+        self.hedges = gates.hedges
+        """Has the calls that were overtaken and run on."""
+        self._shared = Shared(self.app, self.threads, self.resources, limit, deadline_header, gates)
 
     def __repr__(self) -> str:
         return f"<Orchestrator {self.app} {self.threads}>"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from fivestage.core.deadline import stage_grant
 from fivestage.core.outcome import CLOCK_SLACK_S
 from fivestage.core.stage_history import StageRun
-from fivestage.pipeline.node_calls import NodeCalls
+from fivestage.pipeline.hedged_call import HedgedCalls
 from fivestage.pipeline.node_choice import fallback_node, start_trial
 from fivestage.pipeline.running_call import name_calls
 from fivestage.pipeline.stage_results import record_offer
@@ -25,7 +25,7 @@ _DECISION: Final = StageType.DECISION
 _PROCESSING: Final = StageType.PROCESSING
 
 
-class StageRunner(NodeCalls):
+class StageRunner(HedgedCalls):
     """Runs those stages of one job that are not in its history yet."""
 
     __slots__ = ()

@@ -13,7 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from . import batches, coinciding, idle, latency, llm, memory, orchestration, rates, rounds, workers
+from . import batches, coinciding, hedge, idle, latency, llm, memory, orchestration, rates, rounds, workers
 from .entries import CONTESTANTS, QUICK
 from .parts import Bar, Options, Part, file_name
 from .report import DESTINATION, describe_machine, save, table, write
@@ -31,6 +31,7 @@ PARTS: dict[str, Callable[[Options], Awaitable[Part]]] = {
     "coinciding": coinciding.measure,
     "batches": batches.measure,
     "llm": llm.measure,
+    "hedge": hedge.measure,
     "workers": workers.measure,
     "memory": memory.measure,
 }

@@ -39,6 +39,7 @@ QUICK = (
     Verb("bench", "--quick --parts rates --rounds 1 --seconds 1", "rates.json"),
     Verb("bench", "--parts batches --seconds 0.3", "batches.json"),
     Verb("bench", "--parts llm --rounds 1 --queries 40", "llm.json"),
+    Verb("bench", "--parts hedge --seconds 5", "hedge.json"),
     Verb("bench.overload", "--contestants fivestage --loads 1.5 --seconds 3 --warmup 1", "overload.json"),
     Verb("bench.hostile", "--executors thread --kinds deaf --seconds 3 --settle 10", "hostile.json"),
     Verb("bench.hostile", "--executors process --kinds block-async --seconds 3 --settle 10", "hostile.json"),

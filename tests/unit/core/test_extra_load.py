@@ -40,6 +40,19 @@ def test_a_quiet_hour_does_not_pay_for_a_storm() -> None:
     assert taken(budget, 600.0) == pytest.approx(SHARE * per_s * MEMORY_S + AT_REST, rel=0.05)
 
 
+def test_calls_that_another_budget_permitted_are_paid_for() -> None:
+    """Where they cost more than ordinary calls bring, nothing is left; what is owed is forgotten too."""
+    budget = ExtraLoad(0.0, share=0.5, per_s=0.0)
+    assert not budget.take(0.0)
+    for _ in range(4):
+        budget.called(0.0)
+        budget.owe(0.0)
+    assert not budget.take(0.0)
+    for _ in range(6):
+        budget.called(0.0)
+    assert [budget.take(0.0) for _ in range(2)] == [True, False]
+
+
 def test_time_that_goes_back_gives_nothing() -> None:
     """Two threads may read the clock in another order than they come here."""
     budget = ExtraLoad(now=100.0)

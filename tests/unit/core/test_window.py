@@ -110,3 +110,43 @@ def test_no_such_quantile(q: float) -> None:
     """A share outside 0..1, such as 95 for 0.95, raises even without samples."""
     with pytest.raises(ValueError, match=r"within 0\.\.1"):
         Window(3).quantile(q)
+
+
+@given(st.lists(st.floats(0.001, 10), min_size=1, max_size=60), st.floats(0, 1))
+def test_without_bounds_the_weights_change_nothing(samples: list[float], q: float) -> None:
+    """A bound above all samples leaves the quantiles below it as if it were censored."""
+    bounded, censored = Window(100), Window(100)
+    for sample in samples:
+        bounded.add(sample)
+        censored.add(sample)
+    bounded.add_longer_than(11.0)
+    censored.add(11.0, censored=True)
+    expected = censored.quantile(q)
+    assert bounded.quantile(q) == (11.0 if expected == inf else expected)
+
+
+def test_a_bound_stands_for_the_longer_samples() -> None:
+    """Half of four calls were given up after 1.5 s: each of the two that took longer stands for two."""
+    window = Window(10)
+    for sample in (1.0, 2.0, 3.0, 4.0):
+        window.add(sample)
+    assert window.quantile(0.5) == 2.0
+    for _ in range(4):
+        window.add_longer_than(1.5)
+    assert [window.quantile(q) for q in (0.125, 0.13, 0.41, 0.42, 0.70, 0.71)] == [
+        1.0,
+        2.0,
+        2.0,
+        3.0,
+        3.0,
+        4.0,
+    ]
+    assert window.longest == 4.0
+
+
+def test_only_bounds() -> None:
+    """The longest one counts as exact; no sample is known."""
+    window = Window(3)
+    window.add_longer_than(1.0)
+    window.add_longer_than(2.0)
+    assert (window.quantile(0.5), window.longest) == (2.0, None)

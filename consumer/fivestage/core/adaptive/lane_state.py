@@ -57,6 +57,8 @@ class LanePolicy:
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     jitter: Callable[[], float] = lambda: 0.0
     """Returns random numbers, 0..1."""
+    max_extra_load: float = 0.0
+    """The share of the calls of a node that may be hedged."""
 
 
 class LaneState:
@@ -77,6 +79,7 @@ class LaneState:
         self._trials = Trials()
         self._refreshed_at = 0.0
         self.routing = RoutingSnapshot.neutral(policy.plan)
+        self.routing.max_extra_load = policy.max_extra_load
 
     def __repr__(self) -> str:
         return f"<LaneState {self.name} {self.routing}>"
@@ -116,6 +119,12 @@ class LaneState:
                     self.nodes[run.node].fallback = outcome.node or ""
         self._learn_answer_time(outcome)
 
+    def overtaken(self, attempts: Sequence[StageRun]) -> None:
+        """Learn from those attempts of a query that were given up because another one had answered."""
+        for run in attempts:
+            if run.overtaken and run.node in self.nodes:
+                self.nodes[run.node].overtaken(run)
+
     def answer_time_s(self, share: float) -> float | None:
         """A quantile of the time from the start to the answer; None while unknown."""
         if len(self._answers) < MIN_ANSWERS:
@@ -130,7 +139,8 @@ class LaneState:
         stages = self._stage_routing(now)
         if stages != routing.stages:
             routing.stages = stages
-        nodes = {name: node.routing(now) for name, node in self.nodes.items()}
+        load = self._policy.max_extra_load
+        nodes = {name: node.routing(now, load) for name, node in self.nodes.items()}
         if nodes != routing.nodes:
             routing.nodes = nodes
         for name, node in self.nodes.items():

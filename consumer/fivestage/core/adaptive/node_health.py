@@ -10,6 +10,7 @@ from __future__ import annotations
 from math import exp2, inf
 
 from fivestage.core.adaptive.window import Window
+from fivestage.core.hedge import hedge_after_s
 
 PRIOR = 1.0
 """The weight of the success that every node is credited with."""
@@ -56,6 +57,11 @@ class NodeHealth:
         self._durations.add(duration_s, censored=True)
         self._count(now, success=0.0)
 
+    def overtaken(self, duration_s: float) -> None:
+        """Note a call that was given up after *duration_s*, as another one had answered: no failure."""
+        if duration_s > 0:
+            self._durations.add_longer_than(duration_s)
+
     def forget(self) -> None:
         """Reset: the node has recovered."""
         self._durations = Window(DURATIONS)
@@ -85,6 +91,10 @@ class NodeHealth:
     def p50_s(self) -> float | None:
         """The median of the durations; None for fewer than ten, infinite if most were cancelled."""
         return self._quantile(0.5)
+
+    def hedge_after_s(self, max_extra_load: float) -> float | None:
+        """How long a call takes before it is hedged; see ``core.hedge``."""
+        return hedge_after_s(self._durations, max_extra_load)
 
     def _quantile(self, share: float) -> float | None:
         return None if len(self._durations) < MIN_DURATIONS else self._durations.quantile(share)

@@ -136,10 +136,16 @@ class NodeState:
         if run.probe:
             self.breaker.release_probe()
 
-    def routing(self, now: float) -> NodeRouting:
-        """The figures of the node for the routing snapshot."""
+    def overtaken(self, run: StageRun) -> None:
+        """Learn how long a call took at least: another one has answered first, so it was given up."""
+        self.health.overtaken(run.duration_s)
+
+    def routing(self, now: float, max_extra_load: float = 0.0) -> NodeRouting:
+        """The figures of the node for the routing snapshot; with *max_extra_load* when to hedge its calls."""
         health = self.health
-        return NodeRouting(self.breaker.state(now), round(health.score(now), 2), health.p95_s, health.p50_s)
+        hedge_after_s = health.hedge_after_s(max_extra_load) if max_extra_load else None
+        score = round(health.score(now), 2)
+        return NodeRouting(self.breaker.state(now), score, health.p95_s, health.p50_s, hedge_after_s)
 
 
 def had_fair_share(run: StageRun, limit_s: float) -> bool:

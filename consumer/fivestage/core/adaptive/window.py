@@ -17,7 +17,10 @@ class Window:
     """The last *size* samples, sorted.
 
     Of a censored sample, such as a call that was cancelled at its limit, only a lower bound is known: it
-    sorts as longer than all others.
+    sorts as longer than all others. A call that was given up for another reason, perhaps early, is added by
+    ``add_longer_than``: its weight is that of all longer samples (E. L. Kaplan and P. Meier, *Nonparametric
+    estimation from incomplete observations*, 1958; B. Efron, *The two sample problem with censored data*,
+    1967).
 
     >>> window = Window(3)
     >>> for seconds in (9.0, 1.0, 2.0):
@@ -27,6 +30,9 @@ class Window:
     >>> window.add(0.3, censored=True)
     >>> window.quantile(0.5), window.quantile(1.0)
     (2.0, inf)
+    >>> window.add_longer_than(1.5)  # 2.0 now stands for itself and for half of this one
+    >>> window.quantile(0.5)
+    2.0
     """
 
     __slots__ = ("_arrived", "_ordered")
@@ -53,6 +59,11 @@ class Window:
         self._arrived.append(inf if censored else seconds)
         self._ordered = None
 
+    def add_longer_than(self, seconds: float) -> None:
+        """Add a sample that is longer than *seconds*, above 0, by an unknown amount."""
+        self._arrived.append(-seconds)  # durations are not negative, so the sign marks the bound
+        self._ordered = None
+
     def quantile(self, q: float) -> float | None:
         """The sample at or below which a share *q* of all lie, by nearest rank; never interpolated.
 
@@ -68,7 +79,14 @@ class Window:
             ordered = self._ordered = sorted(self._arrived)
         if not ordered:
             return None
+        if ordered[0] < 0:
+            return _weighted_quantile(ordered, q)
         return ordered[max(ceil(q * len(ordered) - _ROUNDING) - 1, 0)]
+
+    @property
+    def longest(self) -> float | None:
+        """The longest sample that is known exactly; None without one."""
+        return max((sample for sample in self._arrived if 0 <= sample < inf), default=None)
 
     def answers_per_second(self, limit_s: float, other_s: float = 0.0) -> float:
         """The rate of answers from one slot if work were cancelled at a limit.
@@ -87,3 +105,24 @@ class Window:
         kept_s = sum(min(seconds, limit_s) for seconds in self._arrived)
         total_s = kept_s + other_s * len(self._arrived)
         return within / total_s if total_s > 0 else inf
+
+
+def _weighted_quantile(samples: list[float], q: float) -> float:
+    """A quantile of samples of which the negative ones are lower bounds.
+
+    Each sample has the weight of one, and passes it on to all longer ones in equal parts if it is a bound.
+    The longest one, if it is a bound, counts as exact.
+    """
+    left, weight, below = len(samples), 1.0, 0.0
+    longest = 0.0
+    for sample in sorted(samples, key=lambda one: (abs(one), one < 0)):
+        longest = abs(sample)
+        if sample < 0:
+            if left > 1:
+                weight += weight / (left - 1)
+        else:
+            below += weight
+            if below >= q * len(samples) - _ROUNDING:
+                return sample
+        left -= 1
+    return longest

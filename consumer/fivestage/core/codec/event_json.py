@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
-from fivestage.core.attempts import kind_of
+from fivestage.core.attempts import with_kinds
 from fivestage.core.outcome import QueryOutcome
 from fivestage.core.records import NOT_FROM_KAFKA, Record
 from fivestage_schemas import SCHEMA_VERSION, Outcome, StageType
@@ -231,21 +231,19 @@ def _attempts(run: StageRun, earlier: Sequence[StageRun]) -> bytes:
     made = [one for one in earlier if one.spec.sequence == run.spec.sequence]
     if run.outcome is not _SKIPPED:
         made.append(run)
-    before: StageRun | None = None
     written = []
-    for one in made:
+    for one, kind in with_kinds(made):
         written.append(
             b'{"node":%b,"kind":"%b","outcome":"%b","duration_ms":%b,"timeout_ms":%b,"waited_ms":%b}'
             % (
                 _text(one.node),
-                kind_of(one, before).encode(),
+                kind.encode(),
                 one.outcome.encode(),
                 _ms(one.duration_s),
                 _ms(one.granted_s),
                 _ms(one.waited_s),
             )
         )
-        before = one
     return b",".join(written)
 
 

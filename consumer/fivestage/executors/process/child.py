@@ -262,7 +262,7 @@ class _Child:
             name for name in self._probes.pop(history.serial, ()) if job.routing.take_probe(name)
         ]
         self._outbox.send(encode((messages.DONE, history.serial, completed, unused_probes)))
-        if self._orchestrator.threads.busy and not self._ticking:
+        if self._runs_on and not self._ticking:
             self._tick()
 
     def _on_done(self, _: Job, history: StageHistory, completed: bool) -> None:  # noqa: FBT001 - see TaskHost
@@ -278,14 +278,19 @@ class _Child:
         else:  # sent with the next frame, which says that the stage runs or has ended
             self._outbox.send_later(encode((messages.GOES_ON, history.serial, *times)))
 
+    @property
+    def _runs_on(self) -> bool:
+        """Whether a thread runs user code, or a call that was overtaken has not ended."""
+        return bool(self._orchestrator.threads.busy or self._orchestrator.hedges.overtaken)
+
     def _tick(self) -> None:
-        """Report what still runs in threads, as long as any is busy."""
-        threads = self._orchestrator.threads
-        abandoned = threads.abandoned()
+        """Report what still runs in threads, and calls that were overtaken, as long as there are any."""
+        orchestrator = self._orchestrator
+        abandoned = orchestrator.threads.abandoned() + orchestrator.hedges.abandoned()
         if abandoned != self._abandoned:
             self._abandoned = abandoned
             self._outbox.send(encode((messages.STATUS, [list(one) for one in abandoned])))
-        self._ticking = bool(threads.busy or abandoned)
+        self._ticking = self._runs_on
         if self._ticking:
             self._loop.call_later(TICK_S, self._tick)
 

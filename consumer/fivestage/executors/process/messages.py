@@ -39,6 +39,8 @@ WAITS: Final = "waits"
 GOES_ON: Final = "goes_on"
 FINISHED: Final = "finished"
 FAILED_OVER: Final = "failed_over"
+HEDGE: Final = "hedge"
+DROPPED: Final = "dropped"
 OFFER: Final = "offer"
 DONE: Final = "done"
 STATUS: Final = "status"
@@ -106,10 +108,10 @@ def decode_start(
 # Stages
 
 
-def encode_running(serial: int, stage: RunningStage) -> bytes:
-    """RUNNING: a stage starts."""
-    head = RUNNING, serial, stage.spec.sequence, stage.started_at, stage.granted_s
-    marks = stage.probe, stage.waited_s, stage.counted, stage.capped
+def encode_running(serial: int, stage: RunningStage, kind: str = RUNNING) -> bytes:
+    """RUNNING: a stage starts. HEDGE: a call starts beside the running one."""
+    head = kind, serial, stage.spec.sequence, stage.started_at, stage.granted_s
+    marks = stage.probe, stage.waited_s, stage.counted, stage.capped, stage.hedge
     return encode((*head, stage.node, stage.attempt, *marks))
 
 
@@ -138,10 +140,10 @@ def decode_waits(frame: Frame, plan: Plan, now: float) -> RunningStage:
 def encode_finished(
     kind: str, serial: int, run: StageRun, history: StageHistory, max_data_bytes: int
 ) -> bytes:
-    """FINISHED or FAILED_OVER: a stage has ended; its data has been left out already if it is too large.
+    """FINISHED, FAILED_OVER or DROPPED: an attempt has ended; too large data has been left out already.
 
     Args:
-        kind: FINISHED or FAILED_OVER.
+        kind: Which of them.
         serial: The history's.
         run: The stage.
         history: Its answer and confidence are sent with a processing stage that succeeded.
@@ -158,7 +160,7 @@ def encode_finished(
 
 
 class FinishedMessage(NamedTuple):
-    """A decoded FINISHED or FAILED_OVER."""
+    """A decoded FINISHED, FAILED_OVER or DROPPED."""
 
     run: StageRun
     superseded: int
@@ -170,7 +172,7 @@ class FinishedMessage(NamedTuple):
 
 
 def decode_finished(frame: Frame, plan: Plan) -> FinishedMessage:
-    """Decode FINISHED or FAILED_OVER."""
+    """Decode FINISHED, FAILED_OVER or DROPPED."""
     _, _, superseded, size, sent, confidence, values = frame.head
     blob, data_size = frame.blob, values[_DATA]
     data = None if data_size is None else blob[:data_size]
@@ -178,7 +180,7 @@ def decode_finished(frame: Frame, plan: Plan) -> FinishedMessage:
 
 
 def decode_running(frame: Frame, plan: Plan) -> RunningStage:
-    """Decode RUNNING."""
+    """Decode RUNNING or HEDGE."""
     _, _, sequence, *values = frame.head
     return RunningStage(plan.stages[sequence], *values)
 
@@ -187,7 +189,7 @@ def _values(run: StageRun) -> tuple[Any, ...]:
     size = None if run.data_json is None else len(run.data_json)
     ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
     times = run.started_at, run.duration_s, run.granted_s
-    marks = run.partial, run.counted, run.capped, run.keeps_offer
+    marks = run.partial, run.counted, run.capped, run.keeps_offer, run.hedge, run.overtaken
     return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where, *marks
 
 
@@ -203,16 +205,21 @@ def encode_routing(
 ) -> bytes:
     """ROUTING: the snapshot of a lane, and the *probes* and *trials* that this worker may make."""
     nodes = {
-        name: (node.state, node.score, *(None if s is None else _finite(s) for s in (node.p95_s, node.p50_s)))
+        name: (
+            node.state,
+            node.score,
+            *(None if seconds is None else _finite(seconds) for seconds in node[2:]),
+        )
         for name, node in snapshot.nodes.items()
     }
     stages = [[*map(_finite, stage)] for stage in snapshot.stages]
-    return encode((ROUTING, lane, stages, nodes, sorted(snapshot.stuck), list(probes), list(trials)))
+    permits = list(probes), list(trials)
+    return encode((ROUTING, lane, stages, nodes, sorted(snapshot.stuck), *permits, snapshot.max_extra_load))
 
 
 def apply_routing(frame: Frame, lanes: dict[str, RoutingSnapshot]) -> tuple[str, ...]:
     """Decode ROUTING into *lanes*; return the half-open nodes that may be called once."""
-    _, lane, stages, nodes, stuck, probes, trials = frame.head
+    _, lane, stages, nodes, stuck, probes, trials, max_extra_load = frame.head
     limit_lanes(lanes, lane)
     parts = tuple(StageRouting(*stage) for stage in stages)
     known = lanes.setdefault(lane, RoutingSnapshot(parts))
@@ -220,7 +227,7 @@ def apply_routing(frame: Frame, lanes: dict[str, RoutingSnapshot]) -> tuple[str,
     known.nodes = {
         name: NodeRouting(BreakerState(state), *figures) for name, (state, *figures) in nodes.items()
     }
-    known.stuck = frozenset(stuck)
+    known.stuck, known.max_extra_load = frozenset(stuck), max_extra_load
     kept = {**known.probes, **dict.fromkeys(probes, True)}
     known.probes = {name: True for name in kept if known.node(name).state is BreakerState.HALF_OPEN}
     tried = {**known.trials, **dict.fromkeys(trials, True)}

@@ -30,8 +30,8 @@ class OfferSender:
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
-        self._waiting: dict[int, bytes] = {}
-        """The frames that wait, by the serial number of the history."""
+        self._waiting: dict[tuple[int, int], bytes] = {}
+        """The frames that wait, by the serial number of the history and the attempt."""
         self._changed = threading.Condition()
         self._next_at = 0.0
         """When offers may be written again (monotonic seconds)."""
@@ -54,7 +54,7 @@ class OfferSender:
         with self._changed:
             now = time.monotonic()
             if self._waiting or now < self._next_at:
-                self._waiting[serial] = frame
+                self._waiting[serial, ctx.attempt] = frame
                 self._wake()
             else:
                 self._write(frame, now)

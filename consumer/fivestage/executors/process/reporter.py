@@ -79,6 +79,21 @@ class Reporter(StageHistory):
         )
         super().fail_over(run)
 
+    def start_hedge(self, running: RunningStage) -> None:
+        """Report a call beside the running one before its code runs."""
+        super().start_hedge(running)
+        self._outbox.send(messages.encode_running(self.serial, running, messages.HEDGE))
+
+    def drop(self, run: StageRun) -> None:
+        """Report the end of one of two calls, together with what follows, mostly the end of the stage."""
+        for one in (self.running, self.hedge):
+            if one is not None and one.attempt == run.attempt:
+                self._outbox.send_later(self._offer_of(one))
+        self._outbox.send_later(
+            messages.encode_finished(messages.DROPPED, self.serial, run, self, self._max_data_bytes)
+        )
+        super().drop(run)
+
     def _offer_of(self, running: RunningStage) -> bytes:
         """The frame of the last offer of a call; empty if there is none."""
         offer = None if running.offers is None else running.offers.last_offer

@@ -84,6 +84,8 @@ class ProcessWorker(LoopWorker):
             messages.GOES_ON: self._on_goes_on,
             messages.FINISHED: self._on_stage_finished,
             messages.FAILED_OVER: self._on_failed_over,
+            messages.HEDGE: self._on_hedge,
+            messages.DROPPED: self._on_dropped,
         }
         """For messages about a job that has not ended or moved."""
         self._handlers = {
@@ -225,13 +227,21 @@ class ProcessWorker(LoopWorker):
     def _on_failed_over(self, frame: Frame, job: Job, history: StageHistory) -> None:
         history.fail_over(messages.decode_finished(frame, job.plan).run)
 
+    def _on_hedge(self, frame: Frame, job: Job, history: StageHistory) -> None:
+        history.start_hedge(messages.decode_running(frame, job.plan))
+
+    def _on_dropped(self, frame: Frame, job: Job, history: StageHistory) -> None:
+        history.drop(messages.decode_finished(frame, job.plan).run)
+
     def _on_offer(self, frame: Frame) -> None:
         """Keep what the running call of a node offers; a call that is not waited for may offer more."""
         attempt, offer = messages.decode_offer(frame)
         _, history = self._jobs.get(frame.head[1], (None, None))
-        running = None if history is None or history.closed else history.running
-        if running is not None and running.spec.stage_type is _PROCESSING and running.attempt == attempt:
-            running.offers = SentOffer(offer)
+        if history is None or history.closed:
+            return
+        for running in (history.running, history.hedge):
+            if running is not None and running.spec.stage_type is _PROCESSING and running.attempt == attempt:
+                running.offers = SentOffer(offer)
 
     def _on_done(self, frame: Frame) -> None:
         _, serial, completed, unused_probes = frame.head
@@ -244,7 +254,7 @@ class ProcessWorker(LoopWorker):
 
     def _on_status(self, frame: Frame) -> None:
         calls = frame.head[1]
-        self._in_threads = [Abandoned(name, since, (pid, thread)) for name, since, (pid, thread) in calls]
+        self._in_threads = [Abandoned(name, since, thread and tuple(thread)) for name, since, thread in calls]
 
     def _on_not_open(self, frame: Frame) -> None:
         self.error = frame.head[1]

@@ -80,7 +80,8 @@ class ThreadExecutor(WorkerPool):
 
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
-        return super().abandoned() + self._orchestrator.threads.abandoned()
+        here = self._orchestrator
+        return super().abandoned() + here.threads.abandoned() + here.hedges.abandoned()
 
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""

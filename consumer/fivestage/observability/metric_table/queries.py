@@ -139,7 +139,7 @@ NODE_CALLS: Final = MetricSpec(
     "calls",
     "Calls of a node, those that another node followed included.",
     "Which node fails, also where another one then answers. `excused`: it raised to say that the query has "
-    "no answer, which is no failure.",
+    "no answer, which is no failure. `overtaken`: it was given up, as the call beside it had answered.",
 )
 NODE_DURATION: Final = MetricSpec(
     "Nodes",
@@ -195,4 +195,14 @@ RETRIES: Final = MetricSpec(
     "calls",
     "Nodes called again after they failed (`retries`).",
     "Failures that queries did not notice; near a fifth of the calls, the node itself is failing.",
+)
+HEDGES: Final = MetricSpec(
+    "Nodes",
+    "counter",
+    "fivestage_hedges_total",
+    ("lane", "outcome"),
+    "calls",
+    "Nodes called beside another that was slow (`hedge.max_extra_load`).",
+    "`success`: slow calls that queries did not notice. `skipped`: the slow node answered first; if that is "
+    "most of them, a lower `hedge.max_extra_load` costs fewer calls.",
 )

@@ -215,7 +215,8 @@ class Attempt(TypedDict):
     node: str | None
     attempt: int
     kind: str
-    """``first``, ``retry`` of the same node, ``failover`` to another, ``resumed`` elsewhere."""
+    """``first``, ``retry`` of the same node, ``failover`` to another, ``hedge`` beside one, ``resumed``
+    elsewhere."""
     outcome: str
     start_ms: float | None
     """None if it was not run."""
