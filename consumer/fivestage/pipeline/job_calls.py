@@ -115,6 +115,10 @@ class JobCalls:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._job}>"
 
+    def close(self) -> None:
+        """No call follows."""
+        self._bounds.close()
+
     def _separate(self) -> None:
         """Give the next attempt a context of its own: what an abandoned call still offers has no effect."""
         ctx = self._ctx

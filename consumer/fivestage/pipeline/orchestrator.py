@@ -204,7 +204,11 @@ class Orchestrator:
             asyncio.CancelledError: the job was cancelled from outside; its history stays as it is.
         """
         if not any(run.ends_query for run in history.runs):  # else the job was moved after that
-            await StageRunner(self._shared, job, history, monitor).run()
+            runner = StageRunner(self._shared, job, history, monitor)
+            try:
+                await runner.run()
+            finally:
+                runner.close()
 
 
 async def run_with_timeout(

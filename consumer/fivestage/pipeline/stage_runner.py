@@ -32,12 +32,6 @@ class StageRunner(HedgedCalls):
 
     async def run(self) -> None:
         """Run the stages up to the last one, or to one that ends the query."""
-        try:
-            await self._run()
-        finally:
-            self._bounds.close()
-
-    async def _run(self) -> None:
         ctx, history = self._ctx, self._history
         name_calls(self._job.query, ctx)
         for spec in self._job.plan.stages[len(history.runs) :]:
