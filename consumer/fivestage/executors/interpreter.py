@@ -25,8 +25,7 @@ class SwitchInterval:
     """Adapts the switch interval to the code that runs now."""
 
     def __init__(self) -> None:
-        self._before_s = sys.getswitchinterval()
-        self._chosen_s = self._before_s
+        self._before_s: float | None = None
 
     def choose(self, *, crowded: bool, shared: bool) -> None:
         """Choose an interval.
@@ -35,17 +34,16 @@ class SwitchInterval:
             crowded: Abandoned code runs, which may spin.
             shared: A thread runs code that may keep the interpreter.
         """
-        wanted_s = SWITCH_INTERVAL_S if shared else YIELDING_INTERVAL_S
-        self._set(CROWDED_INTERVAL_S if crowded else wanted_s)
+        if self._before_s is None:
+            self._before_s = sys.getswitchinterval()
+        usual_s = SWITCH_INTERVAL_S if shared else YIELDING_INTERVAL_S
+        sys.setswitchinterval(CROWDED_INTERVAL_S if crowded else usual_s)
 
     def restore(self) -> None:
-        """Restore the interval from before."""
-        self._set(self._before_s)
-
-    def _set(self, interval_s: float) -> None:
-        if interval_s != self._chosen_s:
-            self._chosen_s = interval_s
-            sys.setswitchinterval(interval_s)
+        """Restore the interval from before the first choice."""
+        if self._before_s is not None:
+            sys.setswitchinterval(self._before_s)
+            self._before_s = None
 
 
 def freeze_gc() -> None:

@@ -73,10 +73,13 @@ class ThreadExecutor(WorkerPool):
     def check(self, now: float) -> bool:
         """See Executor."""
         found = super().check(now)
-        crowded = any(one.thread is not None for one in self.abandoned())
         stalling = any(worker.stalled_s for worker in self.workers)
-        self._switch_interval.choose(crowded=crowded, shared=stalling or self._orchestrator.threads.busy > 0)
+        self._share(shared=stalling or self._orchestrator.threads.busy > 0)
         return found
+
+    def _share(self, *, shared: bool) -> None:
+        crowded = any(one.thread is not None for one in self.abandoned())
+        self._switch_interval.choose(crowded=crowded, shared=shared)
 
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
@@ -86,6 +89,7 @@ class ThreadExecutor(WorkerPool):
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""
         ends_at = asyncio.get_running_loop().time() + timeout_s
+        self._share(shared=True)  # nothing checks any more what runs
         await self.shut_down(timeout_s)
         self._switch_interval.restore()
         if self._scope is not None:
