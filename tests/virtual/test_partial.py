@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 OK, FAILED, LATE = PipelineStatus.SUCCESS, PipelineStatus.ERROR, PipelineStatus.TIMEOUT
 GENERAL = {"general", "mathematical", "factual"}
-MAX_BYTES = 1000
+MAX_BYTES = 5000
 ALLOWED: dict[str, Any] = {"allow_partial": True}
 
 
@@ -319,8 +319,8 @@ async def test_other_stages_cannot_offer(stage: str) -> None:
     [
         (b"bytes", None, TypeError, "not JSON: bytes"),
         ({"a": [object()]}, None, TypeError, r"not JSON: a\[0\]: object"),
-        ("x" * MAX_BYTES, None, ValueError, "takes more than 1000 bytes as JSON"),
-        (["x"] * MAX_BYTES, None, ValueError, "takes more than 1000 bytes as JSON"),
+        ("x" * MAX_BYTES, None, ValueError, "takes more than 5000 bytes as JSON"),
+        (["x"] * MAX_BYTES, None, ValueError, "takes more than 5000 bytes as JSON"),
         ("a", "high", TypeError, "confidence must be a number from 0 to 1, got str"),
         ("a", True, TypeError, "confidence must be a number from 0 to 1, got bool"),
     ],
