@@ -468,3 +468,14 @@ async def test_whatever_comes_each_query_ends_once_and_in_time(seed: int) -> Non
     assert late == []
     assert max(Counter(name for ids in node.ids for name in ids).values()) == 1
     assert Counter(str(one.status) for one in results)["success"] > asked / 4
+
+
+async def test_a_batch_leaves_no_timer() -> None:
+    """When all queries of batches have ended, no timer of them is left on the loop."""
+    node = Batches(0.01)
+    app = app_of(node)
+    loop: Any = asyncio.get_running_loop()
+    async with MemoryBus(app, settings=Settings.model_validate(FIXED)) as bus:
+        await asyncio.gather(*(bus.ask("x", query_id=f"q{number}") for number in range(8)))
+        left = [timer for timer in loop._scheduled if not timer.cancelled()]
+        assert [timer for timer in left if timer.when() > now() + 1000] == []

@@ -7,6 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -80,6 +81,40 @@ def test_a_processor_that_sees_starts_sees_all() -> None:
     assert [span.attributes["seen"] for span in exporter.get_finished_spans() if span.attributes] == [
         True
     ] * 8
+
+
+class Parents(SpanProcessor):
+    """Notes the name of each span's parent at its start, and whether that is recording still."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, bool]] = []
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """See SpanProcessor."""
+        parent: Any = trace.get_current_span(parent_context)
+        if span.name != "process queries":
+            self.seen.append((span.name, parent.name, parent.is_recording()))
+
+
+def test_a_processor_sees_real_parents() -> None:
+    """A processor that sees starts finds each span below a span that has started and not ended."""
+    processor = Parents()
+    recorded(processor)
+    stages = [f"stage {name}" for name in ("intent", "decision", "processing", "validation", "reflection")]
+    below = [(name, "process queries", True) for name in (*stages, "send results")]
+    below.insert(3, ("node node", "stage processing", True))
+    assert processor.seen[: len(below)] == below
+
+
+@pytest.mark.parametrize("limited", ["OTEL_SPAN_ATTRIBUTE", "OTEL_EVENT_ATTRIBUTE"])
+def test_an_operators_counts_hold(limited: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator's limit for the number of attributes holds for all spans, or for their events."""
+    monkeypatch.setenv(f"{limited}_COUNT_LIMIT", "2")
+    spans = recorded()
+    items = (
+        spans if limited == "OTEL_SPAN_ATTRIBUTE" else [event for span in spans for event in span["events"]]
+    )
+    assert max(len(item["attributes"]) for item in items) == 2
 
 
 @pytest.mark.parametrize("limited", ["OTEL_ATTRIBUTE", "OTEL_SPAN_ATTRIBUTE"])

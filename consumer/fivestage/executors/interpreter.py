@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from typing import Final
+import threading
+from typing import ClassVar, Final
 
 GC_THRESHOLD: Final = 5_000
 """New objects between two collections of the youngest generation; a few queries reach Python's 700."""
@@ -12,6 +13,8 @@ SWITCH_INTERVAL_S: Final = 0.0005
 """Seconds that a thread may keep the interpreter. With Python's 5 ms a node that spins delays deadlines."""
 YIELDING_INTERVAL_S: Final = 0.005
 """The same while all code soon gives control back by itself: longer turns cost less."""
+_YIELDING_THREADS: Final = ("MainThread", "fivestage-", "Otel", "asyncio-waitpid")
+"""How the names of threads begin that do not compute for long: the service's, and that which exports spans."""
 CROWDED_INTERVAL_S: Final = 0.0001
 """The same while abandoned code runs, which may spin; costs a few per cent of throughput."""
 
@@ -22,28 +25,34 @@ def share_the_interpreter() -> None:
 
 
 class SwitchInterval:
-    """Adapts the switch interval to the code that runs now."""
+    """Adapts the switch interval of this process to the code that runs now; several executors may do so."""
 
-    def __init__(self) -> None:
-        self._before_s: float | None = None
+    _wished: ClassVar[dict[SwitchInterval, float]] = {}
+    """What each of them has chosen, in seconds: the shortest counts."""
+    _before_s: ClassVar[float] = SWITCH_INTERVAL_S
 
     def choose(self, *, crowded: bool, shared: bool) -> None:
-        """Choose an interval.
+        """Choose an interval, in force until the next choice.
 
         Args:
             crowded: Abandoned code runs, which may spin.
-            shared: A thread runs code that may keep the interpreter.
+            shared: Code runs that may keep the interpreter for as long as it is let.
         """
-        if self._before_s is None:
-            self._before_s = sys.getswitchinterval()
-        usual_s = SWITCH_INTERVAL_S if shared else YIELDING_INTERVAL_S
-        sys.setswitchinterval(CROWDED_INTERVAL_S if crowded else usual_s)
+        usual_s = SWITCH_INTERVAL_S if shared or _has_other_threads() else YIELDING_INTERVAL_S
+        if not self._wished:
+            SwitchInterval._before_s = sys.getswitchinterval()
+        self._wished[self] = CROWDED_INTERVAL_S if crowded else usual_s
+        sys.setswitchinterval(min(self._wished.values()))
 
     def restore(self) -> None:
-        """Restore the interval from before the first choice."""
-        if self._before_s is not None:
-            sys.setswitchinterval(self._before_s)
-            self._before_s = None
+        """Choose nothing any more; the last one restores the interval from before the first choice."""
+        if self._wished.pop(self, None) is not None:
+            sys.setswitchinterval(min(self._wished.values(), default=self._before_s))
+
+
+def _has_other_threads() -> bool:
+    """Whether the app has threads of its own, which may compute."""
+    return any(not one.name.startswith(_YIELDING_THREADS) for one in threading.enumerate())
 
 
 def freeze_gc() -> None:

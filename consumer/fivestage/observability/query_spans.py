@@ -19,7 +19,7 @@ from fivestage.core.trace_context import SEND, call_number, span_id_of
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from fivestage.core.stage_history import StageRun
     from fivestage.observability.query_trace import Ending
@@ -133,71 +133,75 @@ class SpanMaker:
     def make(self, process: trace.Span, ending: Ending) -> None:
         """Make the spans below a process span, and end it."""
         envelope, outcome, own = ending.envelope, ending.outcome, process.get_span_context()
+        spans: list[EndedSpan] = []
         if outcome is not None:
             offset_s = envelope.started_wall - envelope.started_at
             for run in outcome.runs:
                 earlier = [one for one in outcome.earlier if one.spec is run.spec]
-                self._stage(process, [*earlier, run], offset_s)
+                spans += self._of_stage(own, [*earlier, run], offset_s)
         sent_at = _ns(ending.wall_s)
         times = sent_at, max(time.time_ns(), sent_at)
-        context, attributes = _below(own, own, SEND), self._send_attributes
-        self._record(process, EndedSpan(self._send_name, context, own, _PRODUCER, attributes, *times))
+        context, attributes = _below(own, own, SEND), dict(self._send_attributes)
+        spans.append(EndedSpan(self._send_name, context, own, _PRODUCER, attributes, *times))
+        self._record(process, spans)
         process.set_attributes(_attributes_of(ending))
         if ending.error_type is not None:
             _mark_failed(process, ending.error_type)
         process.end(end_time=sent_at)
 
-    def _stage(self, process: trace.Span, attempts: Sequence[StageRun], offset_s: float) -> None:
-        """Make the spans of one stage: of each call, and in processing of the whole stage above them.
+    def _of_stage(
+        self, own: SpanContext, attempts: Sequence[StageRun], offset_s: float
+    ) -> Iterator[EndedSpan]:
+        """The spans of one stage: of each call, and in processing then that of the whole stage above them.
 
-        *offset_s* is to be added to a monotonic time for the wall clock's.
+        Args:
+            own: The process span's context.
+            attempts: All that were made at the stage.
+            offset_s: What is to be added to a monotonic time for the wall clock's.
         """
         called = [
             (run, kind, run.started_at) for run, kind in with_kinds(attempts) if run.started_at is not None
         ]
         if not called:
             return
-        own, (last, _, last_at) = process.get_span_context(), called[-1]
+        last, _, last_at = called[-1]
         spec = last.spec
         name = f"stage {spec.stage_type}"
         if spec.stage_type is not _PROCESSING:
             for run, kind, started_at in called:
-                self._call(process, own, name, run, kind, started_at + offset_s)
+                yield self._of_call(name, own, own, run, kind, started_at + offset_s)
             return
         context = _below(own, own, call_number(spec.sequence, 0))
         for run, kind, started_at in called:
             node = f"node {run.node}" if run.node else "node"
-            self._call(process, context, node, run, kind, started_at + offset_s)
+            yield self._of_call(node, own, context, run, kind, started_at + offset_s)
         failed = (last.error_type or "error") if last.outcome in _FAILED else None
         began_at = min(started_at for _, _, started_at in called)
         times = _ns(began_at + offset_s), _ns(last_at + last.duration_s + offset_s)
-        attributes = _stage_attributes(last)
-        self._record(process, EndedSpan(name, context, own, _INTERNAL, attributes, *times, failed))
+        yield EndedSpan(name, context, own, _INTERNAL, _stage_attributes(last), *times, failed)
 
-    def _call(
+    def _of_call(
         self,
-        process: trace.Span,
-        parent: SpanContext,
         name: str,
+        own: SpanContext,
+        parent: SpanContext,
         run: StageRun,
         kind: AttemptKind,
         began_at: float,
-    ) -> None:
-        """Make the span of one call, which began at *began_at* (seconds since the epoch)."""
+    ) -> EndedSpan:
+        """The span of one call, which began at *began_at* (seconds since the epoch)."""
         attributes = _stage_attributes(run)
         attributes[_ATTEMPT] = run.attempt
         attributes[_ATTEMPT_KIND] = kind.value
         attributes[_GRANTED_MS] = _ms(run.granted_s)
         attributes[_WAITED_MS] = _ms(run.waited_s)
-        number = call_number(run.spec.sequence, run.attempt)
-        context = _below(process.get_span_context(), parent, number)
+        context = _below(own, parent, call_number(run.spec.sequence, run.attempt))
         failed, exception = None, None
         if run.outcome in _FAILED:
             failed = run.error_type or "error"
             exception = None if run.where is None else self._exception(run, run.where, failed)
         times = _ns(began_at), _ns(began_at + run.duration_s)
-        span = EndedSpan(name, context, parent, _INTERNAL, attributes, *times, failed, exception)
-        self._record(process, span)
+        return EndedSpan(name, context, parent, _INTERNAL, attributes, *times, failed, exception)
 
     def _exception(self, run: StageRun, where: str, error_type: str) -> dict[str, Any]:
         """Class and place of what a call has raised."""
@@ -208,31 +212,56 @@ class SpanMaker:
             attributes["exception.message"] = run.error
         return attributes
 
-    def _record(self, process: trace.Span, span: EndedSpan) -> None:
+    def _record(self, process: trace.Span, spans: list[EndedSpan]) -> None:
+        """Hand over the spans below a process span, in the order in which they end."""
         if self._whole is not None and self._whole.takes_whole_spans:
-            self._whole.record(span, process)
+            for span in spans:
+                self._whole.record(span, process)
         else:
-            self._record_by_tracer(span)
+            _InSteps(self._tracer, self._ids, process, spans).record()
 
-    def _record_by_tracer(self, span: EndedSpan) -> None:
-        """Make a span in the steps of OpenTelemetry's interface."""
-        assert self._ids is not None  # noqa: S101 - see can_record
-        self._ids.span_id = span.context.span_id
+
+class _InSteps:
+    """Makes the spans of one query in the steps of OpenTelemetry's interface."""
+
+    def __init__(
+        self, tracer: trace.Tracer, ids: ChosenIds | None, process: trace.Span, spans: list[EndedSpan]
+    ) -> None:
+        assert ids is not None  # noqa: S101 - see can_record
+        self._tracer = tracer
+        self._ids = ids
+        self._spans = {span.context.span_id: span for span in spans}
+        self._started = {process.get_span_context().span_id: process}
+
+    def record(self) -> None:
+        """Start each span after its parent, and end it before."""
+        for span in self._spans.values():
+            made = self._start(span)
+            if span.error_type is not None:
+                _mark_failed(made, span.error_type)
+            if span.exception is not None:
+                made.add_event("exception", span.exception, timestamp=span.ended_ns)
+            made.end(end_time=span.ended_ns)
+
+    def _start(self, span: EndedSpan) -> trace.Span:
+        span_id = span.context.span_id
+        if (made := self._started.get(span_id)) is not None:
+            return made
+        above = span.parent.span_id
+        parent = self._started.get(above) or self._start(self._spans[above])
+        self._ids.span_id = span_id
         try:
             made = self._tracer.start_span(
                 span.name,
-                context=trace.set_span_in_context(trace.NonRecordingSpan(span.parent)),
+                context=trace.set_span_in_context(parent),
                 kind=span.kind,
                 attributes=span.attributes,
                 start_time=span.began_ns,
             )
         finally:
             self._ids.span_id = None  # where the sampler has raised, the next span must not get it
-        if span.error_type is not None:
-            _mark_failed(made, span.error_type)
-        if span.exception is not None:
-            made.add_event("exception", span.exception, timestamp=span.ended_ns)
-        made.end(end_time=span.ended_ns)
+        self._started[span_id] = made
+        return made
 
 
 def _below(process: SpanContext, parent: SpanContext, number: int) -> SpanContext:

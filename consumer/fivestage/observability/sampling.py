@@ -31,6 +31,8 @@ UNSET: Final = Status(StatusCode.UNSET)
 FAILED: Final = Status(StatusCode.ERROR)
 _NO_ON_START: Final = (SpanProcessor.on_start, BatchSpanProcessor.on_start, SimpleSpanProcessor.on_start)
 """These do nothing."""
+MOST_ATTRIBUTES: Final = 16
+"""No span or event of ours has more."""
 
 
 class EarlySampling(RandomIdGenerator):
@@ -85,16 +87,14 @@ class Provider(TracerProvider):
         super().__init__(id_generator=ids, **arguments)
         self._ids = ids
         ids.is_exported = False
-        limits = SpanLimits()  # with OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT and its like
-        longest = limits.max_span_attribute_length, limits.max_attribute_length
-        self.takes_whole_spans = longest == (None, None)
-        """Whether spans need no processor at their start, and their attributes no cutting."""
+        self.takes_whole_spans = _bounds_nothing(self._span_limits)
+        """Whether spans need no processor before their end, and no limit holds for them."""
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         """See TracerProvider."""
         super().add_span_processor(span_processor)
         self._ids.is_exported = True
-        self.takes_whole_spans = self.takes_whole_spans and type(span_processor).on_start in _NO_ON_START
+        self.takes_whole_spans = self.takes_whole_spans and _sees_ends_only(type(span_processor))
 
     def record(self, span: EndedSpan, process: ReadableSpan) -> None:
         """Hand a span that has ended to the span processors, as one of the same tracer as *process*.
@@ -123,3 +123,16 @@ class Provider(TracerProvider):
                 instrumentation_scope=process.instrumentation_scope,
             )
         )
+
+
+def _bounds_nothing(limits: SpanLimits) -> bool:
+    """Whether an operator's limits (OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT and so on) cut nothing of our spans."""
+    counts = limits.max_span_attributes, limits.max_event_attributes
+    lengths = limits.max_span_attribute_length, limits.max_attribute_length
+    are_many = all(count is None or count >= MOST_ATTRIBUTES for count in counts)
+    return are_many and limits.max_events != 0 and lengths == (None, None)
+
+
+def _sees_ends_only(kind: type[SpanProcessor]) -> bool:
+    on_ending = getattr(SpanProcessor, "_on_ending", None)
+    return kind.on_start in _NO_ON_START and getattr(kind, "_on_ending", None) is on_ending

@@ -258,7 +258,10 @@ async def _watched(call: Coroutine[Any, Any, Any], bounds: Bounds) -> Any:
         waiting_for = bounds.step(call.send, None)
     except StopIteration as finished:
         return finished.value
-    return await BoundedCall(call, waiting_for, bounds.clock() + FOREVER_S, bounds)
+    try:
+        return await BoundedCall(call, waiting_for, bounds.clock() + FOREVER_S, bounds)
+    finally:
+        bounds.close()
 
 
 def _drop(hopeless: list[Waiting]) -> None:

@@ -239,8 +239,11 @@ async def run_with_timeout(
     limit_s = spec.limit_s if timeout_sec is None else timeout_sec
     clock = asyncio.get_running_loop().time
     started_at = clock()
-    call = Bounds(lambda: True).run(as_coroutine(coro), started_at + limit_s)
-    task = await wait_at_most(limit_s, call)
+    bounds = Bounds(lambda: True)
+    try:
+        task = await wait_at_most(limit_s, bounds.run(as_coroutine(coro), started_at + limit_s))
+    finally:
+        bounds.close()
     result = task.result() if task.done() else CallResult.of_timeout(limit_s, clock() - started_at)
     run = StageRun(
         spec,

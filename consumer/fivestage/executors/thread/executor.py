@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fivestage.pipeline.resource_manager import Scope
     from fivestage.pipeline.thread_pool import Abandoned
 
+SHARED_S: Final = 0.1
+"""Seconds for which code is taken to compute on that had control of a loop at two checks in a row."""
 LAST_CHANCE_S: Final = 0.1
 """Least seconds for the resources of a loop to open, however long those of the process have taken."""
 
@@ -40,6 +42,9 @@ class ThreadExecutor(WorkerPool):
         self._scope: Scope | None = None
         self._open_s = orchestrator.resources.start_timeout_s
         self._switch_interval = SwitchInterval()
+        self._busy_checks = 0
+        """Checks in a row at which code of a query had control of a loop."""
+        self._shared_until = 0.0
         super().__init__(
             lambda on_finished, on_ready: ThreadWorker(
                 orchestrator, on_finished, on_ready, stall_s, self._open_s
@@ -73,9 +78,16 @@ class ThreadExecutor(WorkerPool):
     def check(self, now: float) -> bool:
         """See Executor."""
         found = super().check(now)
-        stalling = any(worker.stalled_s for worker in self.workers)
-        self._share(shared=stalling or self._orchestrator.threads.busy > 0)
+        if not self._ending:
+            self._busy_checks = self._busy_checks + 1 if self._is_computing() else 0
+            if self._busy_checks > 1:
+                self._shared_until = now + SHARED_S
+            self._share(shared=now < self._shared_until or self._orchestrator.threads.busy > 0)
         return found
+
+    def _is_computing(self) -> bool:
+        """Whether code of a query has control of a loop at this moment."""
+        return any(worker.blocking[0] for worker in self.workers)
 
     def _share(self, *, shared: bool) -> None:
         crowded = any(one.thread is not None for one in self.abandoned())
@@ -89,7 +101,7 @@ class ThreadExecutor(WorkerPool):
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""
         ends_at = asyncio.get_running_loop().time() + timeout_s
-        self._share(shared=True)  # nothing checks any more what runs
+        self._share(shared=True)  # from now on no check notices what runs
         await self.shut_down(timeout_s)
         self._switch_interval.restore()
         if self._scope is not None:

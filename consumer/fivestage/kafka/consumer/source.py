@@ -51,7 +51,6 @@ from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.connection.rebuild_policy import ClientFault
 from fivestage.kafka.consumer.client import consumer_options, start_consumer
 from fivestage.kafka.consumer.fetch_recovery import FetchRecovery
-from fivestage.kafka.consumer.gathering import Gathering
 from fivestage.kafka.consumer.offset_reset import LOST_POSITION, OffsetReset
 from fivestage.kafka.consumer.pauses import PartitionPauses
 
@@ -103,7 +102,6 @@ class Source(ConsumerRebalanceListener):
         self._failure: BaseException | None = None
         self._joined = False
         self._retired = False
-        self._gathering = Gathering(asyncio.get_running_loop().time())
         self.consumer = make_consumer(**consumer_options(settings.kafka))
         self.pauses = PartitionPauses(self.consumer, ledger)
         self._offset_reset = OffsetReset(self.consumer, ledger, observer, settings)
@@ -143,14 +141,10 @@ class Source(ConsumerRebalanceListener):
         if self._ledger.partitions and not partitions:
             await asyncio.sleep(FETCH_TIMEOUT_MS / 1000)
             return []
-        clock = asyncio.get_running_loop().time
-        if pause_s := self._gathering.pause_s(clock()):
-            await asyncio.sleep(pause_s)
         try:
             fetched = await self.consumer.getmany(
                 *partitions, timeout_ms=FETCH_TIMEOUT_MS, max_records=max_records
             )
-            self._gathering.took(sum(map(len, fetched.values())), clock())
         except LOST_POSITION as error:
             await self._offset_reset.restore(error)
             return []
