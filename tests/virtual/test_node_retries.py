@@ -270,9 +270,10 @@ async def test_another_node_is_called_instead_of_waiting() -> None:
     assert stage(result, PROCESSING).attempts[1].waited_ms == 0
 
 
-async def test_a_wait_that_is_too_long_is_not_made() -> None:
+@pytest.mark.parametrize("wait", [30.0, 10**400], ids=["seconds", "more than a float holds"])
+async def test_a_wait_that_is_too_long_is_not_made(wait: float) -> None:
     """The query ends at once where nothing could be answered after the wait."""
-    node = Flaky([WaitError(30.0)])
+    node = Flaky([WaitError(wait)])
     async with MemoryBus(app_of(node, **WAITS), settings=FIXED) as bus:
         result = await bus.ask("any")
     assert (result.error_type, len(node.attempts)) == ("WaitError", 1)

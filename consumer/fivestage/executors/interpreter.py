@@ -14,7 +14,7 @@ SWITCH_INTERVAL_S: Final = 0.0005
 YIELDING_INTERVAL_S: Final = 0.005
 """The same while all code soon gives control back by itself: longer turns cost less."""
 _YIELDING_THREADS: Final = ("MainThread", "fivestage-", "Otel", "asyncio-waitpid")
-"""How the names of threads begin that do not compute for long: the service's, and that which exports spans."""
+"""How the names of threads begin that do not compute for long: the service's, and the exporter's of spans."""
 CROWDED_INTERVAL_S: Final = 0.0001
 """The same while abandoned code runs, which may spin; costs a few per cent of throughput."""
 

@@ -66,4 +66,11 @@ def _out_of_range(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"the confidence is a {type(value).__name__}, not a number from 0 to 1"
     # A comparison with NaN is false, so NaN is out of range too.
-    return None if 0 <= value <= 1 else f"the confidence is {value:g}, not a number from 0 to 1"
+    return None if 0 <= value <= 1 else f"the confidence is {_shown(value)}, not a number from 0 to 1"
+
+
+def _shown(value: float) -> str:
+    try:
+        return f"{value:g}"
+    except OverflowError:  # an integer of more than 308 digits
+        return "very large" if value > 0 else "very small"

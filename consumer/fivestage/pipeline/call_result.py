@@ -10,6 +10,8 @@ from fivestage_schemas import Outcome
 
 MAX_ERROR_CHARS = 512
 MAX_NAME_CHARS = 128
+LONGEST_WAIT_S: Final = 1e6
+"""Seconds: longer than any query, and an integer of any size becomes that."""
 NODE_BUSY: Final = "node_busy"
 
 
@@ -94,7 +96,7 @@ def _wait_s(error: BaseException) -> float:
     """The seconds in its attribute ``retry_after_s``; 0.0 if there are none."""
     found = _attribute(error, "retry_after_s")
     is_number = isinstance(found, int | float) and not isinstance(found, bool)
-    return float(found) if is_number and 0 < found < inf else 0.0
+    return float(min(found, LONGEST_WAIT_S)) if is_number and 0 < found < inf else 0.0
 
 
 def _attribute(error: BaseException, name: str) -> Any:

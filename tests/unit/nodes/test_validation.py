@@ -70,6 +70,7 @@ async def test_check_without_verdict(ask: Callable[..., Any], context: Callable[
         ({}, 0.5, "there is no answer: it is an empty dict"),
         ("yes", 1.01, "the confidence is 1.01, not a number from 0 to 1"),
         ("yes", -0.1, "the confidence is -0.1, not a number from 0 to 1"),
+        ("yes", 10**400, "the confidence is very large, not a number from 0 to 1"),
         ("yes", float("nan"), "the confidence is nan, not a number from 0 to 1"),
         ("yes", "high", "the confidence is a str, not a number from 0 to 1"),
         ("yes", True, "the confidence is a bool, not a number from 0 to 1"),
