@@ -128,6 +128,14 @@ async def ask(bus: MemoryBus, budget_ms: float = 250, **takes_s: float) -> Pipel
     return await bus.ask("any", context=takes_s, budget_ms=round(budget_ms))
 
 
+def move(bus: MemoryBus) -> None:
+    """Move the only query that runs, as when other code blocks its loop."""
+    (job,) = bus.dispatcher.active.jobs.values()
+    bus.executor.cancel(job)
+    job.move()
+    bus.executor.submit(job)
+
+
 async def test_a_slow_call_is_hedged_and_the_first_answer_taken() -> None:
     """The second node is called once the first takes longer than usual; both are in the result."""
     world = World()
@@ -392,14 +400,67 @@ async def test_a_node_that_was_declared_again() -> None:
 
 
 async def test_a_call_that_ignores_its_limit_beside_its_hedge() -> None:
-    """The watchdog moves the query; it is answered by another call."""
+    """The hedge goes on and answers: the watchdog waits for the limit of that one too."""
     world = World(timeout_ms=20)
     world["first"].clean_up_s = 3.0
     async with world.bus() as bus:
         await learn(bus)
         result = await ask(bus, first=1, second=0.06)
         await asyncio.sleep(4)
-    assert (str(result.status), result.node) == ("success", "second")
+    assert attempts(result) == WON
+    assert result.metrics.total_duration_ms == pytest.approx(70)
+    assert len(world["second"].attempts) == 1
+
+
+async def test_a_hedge_fails_beside_a_call_that_ignores_its_limit() -> None:
+    """The watchdog ends that call in its next round, and the query fails over."""
+    world = World(timeout_ms=20)
+    world["first"].clean_up_s = 3.0
+    world.app.node("third", intents={"any"})(Scripted("third"))
+    async with world.bus() as bus:
+        await learn(bus)
+        result = await ask(bus, first=1, second=-0.06)
+        await asyncio.sleep(4)
+    assert attempts(result) == [
+        ("first", "first", "timeout"),
+        ("second", "hedge", "error"),
+        ("third", "failover", "success"),
+    ]
+
+
+async def test_after_a_failed_hedge_a_moved_query_calls_the_same_node() -> None:
+    """The slow call has not failed: it is started again elsewhere, although a hedge of it has failed."""
+    world = World()
+    async with world.bus() as bus:
+        await learn(bus)
+        asked = asyncio.ensure_future(ask(bus, first=0.05, second=-0.01))
+        await asyncio.sleep(0.03)
+        move(bus)
+        result = await asked
+    assert attempts(result) == [
+        ("first", "first", "skipped"),
+        ("second", "hedge", "error"),
+        ("first", "resumed", "success"),
+    ]
+    assert result.answer == "first 3 first"
+
+
+@pytest.mark.parametrize("who", [["first"], ["second"], ["first", "second"]])
+async def test_which_of_two_calls_ignores_its_cancellation(who: list[str]) -> None:
+    """When the query moves both are cancelled; those that run on are abandoned under their own names."""
+    world = World()
+    for name in who:
+        world[name].clean_up_s = 3.0
+    async with world.bus() as bus:
+        await learn(bus)
+        asked = asyncio.ensure_future(ask(bus, first=5, second=5))
+        await asyncio.sleep(0.03)
+        move(bus)
+        await asyncio.sleep(0.01)
+        assert sorted(one.name for one in bus.executor.abandoned()) == who
+        await asked
+        await asyncio.sleep(4)
+        assert not bus.executor.abandoned()
 
 
 async def test_later_stages_see_the_node_that_answered() -> None:

@@ -138,7 +138,7 @@ class HedgedCalls(NodeCalls):
         """Wait until one of the calls has ended, or until *wakes_at*.
 
         Raises:
-            asyncio.CancelledError: the query has ended or was moved; the code of all calls has ended.
+            asyncio.CancelledError: the query has ended or was moved; the code of the running call has ended.
         """
         left_s = None if wakes_at == inf else max(0.0, wakes_at - self._clock())
         try:
@@ -149,6 +149,9 @@ class HedgedCalls(NodeCalls):
                 task.uncancel()
         if not self._history.closed:
             return
+        for one in [one for one in flying if one.running is not self._history.running]:
+            flying.remove(one)  # what runs on of this job is named after the running call only
+            self._leave(one)
         while left := [one for one in flying if not one.task.done()]:
             for one in left:
                 one.cancel()
@@ -177,9 +180,13 @@ class HedgedCalls(NodeCalls):
             run = one.running.end(self._clock(), _SKIPPED)
             run.overtaken = True
             self._history.drop(run)
-            if not one.task.done():
-                one.cancel()
-                self._gates.hedges.leave(one.task, one.ctx.running)
+            self._leave(one)
+
+    def _leave(self, one: Flight) -> None:
+        """Cancel a call whose end nothing waits for."""
+        if not one.task.done():
+            one.cancel()
+            self._gates.hedges.leave(one.task, one.ctx.running)
 
     def _launch_hedge(
         self, spec: StageSpec, first: Flight, flying: list[Flight], tried: list[str | None]
