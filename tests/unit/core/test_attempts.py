@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fivestage.core.attempts import earlier_attempts, kind_of
+from fivestage.core.attempts import earlier_attempts, kind_of, with_kinds
 
 from .samples import (
     ERROR,
@@ -131,3 +131,18 @@ def test_kinds() -> None:
     first, second = run_of(PROCESSING, TIMEOUT), run_of(PROCESSING, attempt=2)
     assert [str(kind_of(first, None)), str(kind_of(second, first))] == ["first", "failover"]
     assert str(kind_of(second, altered(first, outcome=SKIPPED))) == "resumed"
+
+
+def test_a_failed_hedge_is_not_why_the_next_attempt_was_made() -> None:
+    """A retry stays one, and so does a call that was started again; a hedge that was moved is followed."""
+    first, hedge = run_of(PROCESSING, ERROR), altered(run_of(PROCESSING, ERROR, attempt=3), hedge=True)
+    first, second = altered(first, node="a"), run_of(PROCESSING, attempt=2, node="a")
+    assert kinds(first, altered(hedge, node="b"), second) == ["first", "hedge", "retry"]
+    moved = altered(first, outcome=SKIPPED)
+    assert kinds(moved, altered(hedge, node="b"), second) == ["first", "hedge", "resumed"]
+    assert kinds(first, altered(hedge, outcome=SKIPPED), second) == ["first", "hedge", "resumed"]
+
+
+def kinds(*attempts: StageRun) -> list[str]:
+    """Return why each of the attempts was made."""
+    return [str(kind) for _, kind in with_kinds(attempts)]
