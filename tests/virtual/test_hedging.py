@@ -10,6 +10,7 @@ import pytest
 
 from fivestage import Unanswerable
 from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.pipeline.running_call import running_call
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 
@@ -463,19 +464,62 @@ async def test_which_of_two_calls_ignores_its_cancellation(who: list[str]) -> No
         assert not bus.executor.abandoned()
 
 
-async def test_later_stages_see_the_node_that_answered() -> None:
-    """Its name, its answer, and its own check."""
+@pytest.mark.parametrize("who", ["first", "second"])
+async def test_later_stages_see_the_node_that_answered(who: str) -> None:
+    """Its name, its answer, and its own check; what runs has the name of the later stage."""
     world, seen = World(), list[Any]()
 
     @world.app.validation
     async def validation(_query: Query, ctx: StageContext) -> bool:
-        seen.append((ctx.node, ctx.answer))
+        call = running_call()
+        seen.append((ctx.node, ctx.answer, call and call.name))
         return True
 
     async with world.bus() as bus:
         await learn(bus)
-        await ask(bus, first=0.1)
-    assert seen[-1] == ("second", "second 2 second")
+        await ask(bus, first=0.1, second=USUAL_S if who == "second" else -USUAL_S)
+    answer = "second 2 second" if who == "second" else "first 1 first"
+    assert seen[-1] == (who, answer, "validation")
+
+
+@pytest.mark.parametrize("failing", ["first", "second"])
+async def test_both_end_at_the_same_time(failing: str) -> None:
+    """The answer of one counts, and the other has failed, not been overtaken."""
+    world = World()
+    takes_s = {"first": 2 * USUAL_S, "second": USUAL_S}
+    async with world.bus() as bus:
+        await learn(bus)
+        result = await ask(bus, **{**takes_s, failing: -takes_s[failing]})
+    outcomes = {node: outcome for node, _, outcome in attempts(result)}
+    assert outcomes == {"first": "success", "second": "success", failing: "error"}
+    assert str(result.status) == "success"
+
+
+async def test_one_answers_while_the_other_says_that_there_is_no_answer() -> None:
+    """At the same time: the answer counts."""
+    world = World()
+    world["first"].error = Unanswerable
+    async with world.bus() as bus:
+        await learn(bus)
+        result = await ask(bus, first=-2 * USUAL_S, second=USUAL_S)
+    assert (str(result.status), result.node) == ("success", "second")
+
+
+async def test_a_failover_after_both_is_charged_to_the_first_node() -> None:
+    """Also if its hedge has failed before it."""
+    world = World("first", "second", "third")
+    async with world.bus() as bus:
+        await learn(bus)
+        routing = bus.dispatcher.learned.lane("prod").routing
+        before = routing.nodes
+        routing.nodes = {**before, "third": routing.node("third")._replace(state=BreakerState.OPEN)}
+        asyncio.get_running_loop().call_later(0.03, setattr, routing, "nodes", before)
+        result = await ask(bus, first=-0.05, second=-0.01)
+        assert [kind for _, kind, _ in attempts(result)] == ["first", "hedge", "failover"]
+        now = asyncio.get_running_loop().time()
+        executor: Any = bus.executor
+        budget = executor._orchestrator.hedges.budget("first", LOAD, now)
+        assert sum(budget.take(now) for _ in range(10)) == 3
 
 
 async def test_a_task_cancelled_by_code_of_an_earlier_stage() -> None:

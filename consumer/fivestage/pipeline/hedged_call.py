@@ -97,9 +97,9 @@ class HedgedCalls(NodeCalls):
     def _count_call(self, name: str) -> None:
         """Let the first call for a query fill the budget of its node; a retry or a failover uses it up."""
         superseded, now = self._history.superseded, self._clock()
-        first = superseded[0].node if superseded else None
+        first = next((run.node for run in superseded if not run.hedge), None)
         budget = self._gates.hedges.budget(first or name, self._job.routing.max_extra_load, now)
-        if superseded:
+        if first is not None:
             budget.owe(now)
         else:
             budget.called(now)
@@ -162,16 +162,18 @@ class HedgedCalls(NodeCalls):
         raise asyncio.CancelledError
 
     def _run_of_ended(self, flying: list[Flight]) -> StageRun | None:
-        """Take a call that has ended out of *flying*, a success first; return its run."""
+        """Take a call that has ended out of *flying*, and return its run.
+
+        Of two, a failure comes first, so that it is counted; then a success, then a query without an answer.
+        """
         results = [(one, one.result) for one in flying]
         ended = [(one, result) for one, result in results if result is not None]
         if not ended:
             return None
-        one, result = next((pair for pair in ended if pair[1].outcome is _SUCCESS), ended[0])
+        one, result = min(ended, key=lambda pair: (pair[1].excused, pair[1].outcome is _SUCCESS))
         flying.remove(one)
         self._ctx, self._node = one.ctx, one.node
-        if one.running.hedge:
-            name_calls(self._job.query, one.ctx)
+        name_calls(self._job.query, one.ctx)
         return self._ended(one.running, result)
 
     def _give_up(self, flying: list[Flight]) -> None:
