@@ -135,12 +135,19 @@ def test_kinds() -> None:
 
 def test_a_failed_hedge_is_not_why_the_next_attempt_was_made() -> None:
     """A retry stays one, and so does a call that was started again; a hedge that was moved is followed."""
-    first, hedge = run_of(PROCESSING, ERROR), altered(run_of(PROCESSING, ERROR, attempt=3), hedge=True)
-    first, second = altered(first, node="a"), run_of(PROCESSING, attempt=2, node="a")
-    assert kinds(first, altered(hedge, node="b"), second) == ["first", "hedge", "retry"]
-    moved = altered(first, outcome=SKIPPED)
-    assert kinds(moved, altered(hedge, node="b"), second) == ["first", "hedge", "resumed"]
-    assert kinds(first, altered(hedge, outcome=SKIPPED), second) == ["first", "hedge", "resumed"]
+    assert kinds(call(1), hedge(3), call(2)) == ["first", "hedge", "retry"]
+    assert kinds(call(1, SKIPPED), hedge(2), call(3)) == ["first", "hedge", "resumed"]
+    assert kinds(call(1), hedge(2, SKIPPED), call(3)) == ["first", "hedge", "resumed"]
+
+
+def call(attempt: int, outcome: Outcome = ERROR) -> StageRun:
+    """Return a call of one node."""
+    return altered(run_of(PROCESSING, ERROR, attempt=attempt, node="a"), outcome=outcome)
+
+
+def hedge(attempt: int, outcome: Outcome = ERROR) -> StageRun:
+    """Return a call of another node beside it."""
+    return altered(run_of(PROCESSING, ERROR, attempt=attempt, node="b", hedge=True), outcome=outcome)
 
 
 def kinds(*attempts: StageRun) -> list[str]:
