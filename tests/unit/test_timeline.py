@@ -213,6 +213,8 @@ LATE = attempt("b", "hedge", "skipped", duration_ms=5, waited_ms=20)
 ANSWER = attempt("a", "first", "success", duration_ms=25)
 ERROR = attempt("a", "first", "error", duration_ms=25)
 FAILED = attempt("b", "hedge", "error", duration_ms=15, waited_ms=20)
+LOST = attempt("a", "first", "error", duration_ms=30)
+ENDED = {"success": False}
 THIRD = attempt("c", "failover", "success", duration_ms=10, waited_ms=1)
 
 
@@ -229,8 +231,16 @@ THIRD = attempt("c", "failover", "success", duration_ms=10, waited_ms=1)
             hedged("c", [ERROR, LATE, THIRD], 66, 2, 10),
             [("a", 40, 65, False), ("c", 66, 76, False), ("b", 86, 91, True)],
         ),
+        (
+            hedged("a", [LATE, LOST], 40, 1, 30) | ENDED | {"outcome": "error", "error_type": "worker_died"},
+            [("a", 40, 70, False), ("b", 60, 65, False)],
+        ),
+        (
+            hedged("a", [LATE, LOST | {"outcome": "timeout"}], 40, 1, 30) | ENDED | {"outcome": "timeout"},
+            [("a", 40, 70, False), ("b", 60, 65, False)],
+        ),
     ],
-    ids=["won", "lost", "both failed", "of the failover"],
+    ids=["won", "lost", "both failed", "of the failover", "lost with its worker", "until the end"],
 )
 def test_hedges_run_beside_another_call(
     given: dict[str, Any], expected: list[tuple[str, float, float, bool]]

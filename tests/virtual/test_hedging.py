@@ -10,6 +10,7 @@ import pytest
 
 from fivestage import Unanswerable
 from fivestage.core.adaptive.breaker import BreakerState
+from fivestage.pipeline.running_call import running_call
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 
@@ -126,6 +127,14 @@ async def learn(bus: MemoryBus, count: int = KNOWN) -> None:
 async def ask(bus: MemoryBus, budget_ms: float = 250, **takes_s: float) -> PipelineResult:
     """Ask a query for which the nodes take these times."""
     return await bus.ask("any", context=takes_s, budget_ms=round(budget_ms))
+
+
+def move(bus: MemoryBus) -> None:
+    """Move the only query that runs, as when other code blocks its loop."""
+    (job,) = bus.dispatcher.active.jobs.values()
+    bus.executor.cancel(job)
+    job.move()
+    bus.executor.submit(job)
 
 
 async def test_a_slow_call_is_hedged_and_the_first_answer_taken() -> None:
@@ -392,29 +401,125 @@ async def test_a_node_that_was_declared_again() -> None:
 
 
 async def test_a_call_that_ignores_its_limit_beside_its_hedge() -> None:
-    """The watchdog moves the query; it is answered by another call."""
+    """The hedge goes on and answers: the watchdog waits for the limit of that one too."""
     world = World(timeout_ms=20)
     world["first"].clean_up_s = 3.0
     async with world.bus() as bus:
         await learn(bus)
         result = await ask(bus, first=1, second=0.06)
         await asyncio.sleep(4)
-    assert (str(result.status), result.node) == ("success", "second")
+    assert attempts(result) == WON
+    assert result.metrics.total_duration_ms == pytest.approx(70)
+    assert len(world["second"].attempts) == 1
 
 
-async def test_later_stages_see_the_node_that_answered() -> None:
-    """Its name, its answer, and its own check."""
+async def test_a_hedge_fails_beside_a_call_that_ignores_its_limit() -> None:
+    """The watchdog ends that call in its next round, and the query fails over."""
+    world = World(timeout_ms=20)
+    world["first"].clean_up_s = 3.0
+    world.app.node("third", intents={"any"})(Scripted("third"))
+    async with world.bus() as bus:
+        await learn(bus)
+        result = await ask(bus, first=1, second=-0.06)
+        await asyncio.sleep(4)
+    assert attempts(result) == [
+        ("first", "first", "timeout"),
+        ("second", "hedge", "error"),
+        ("third", "failover", "success"),
+    ]
+
+
+async def test_after_a_failed_hedge_a_moved_query_calls_the_same_node() -> None:
+    """The slow call has not failed: it is started again elsewhere, although a hedge of it has failed."""
+    world = World()
+    async with world.bus() as bus:
+        await learn(bus)
+        asked = asyncio.ensure_future(ask(bus, first=0.05, second=-0.01))
+        await asyncio.sleep(0.03)
+        move(bus)
+        result = await asked
+    assert attempts(result) == [
+        ("first", "first", "skipped"),
+        ("second", "hedge", "error"),
+        ("first", "resumed", "success"),
+    ]
+    assert result.answer == "first 3 first"
+
+
+@pytest.mark.parametrize("who", [["first"], ["second"], ["first", "second"]])
+async def test_which_of_two_calls_ignores_its_cancellation(who: list[str]) -> None:
+    """When the query moves both are cancelled; those that run on are abandoned under their own names."""
+    world = World()
+    for name in who:
+        world[name].clean_up_s = 3.0
+    async with world.bus() as bus:
+        await learn(bus)
+        asked = asyncio.ensure_future(ask(bus, first=5, second=5))
+        await asyncio.sleep(0.03)
+        move(bus)
+        await asyncio.sleep(0.01)
+        assert sorted(one.name for one in bus.executor.abandoned()) == who
+        await asked
+        await asyncio.sleep(4)
+        assert not bus.executor.abandoned()
+
+
+@pytest.mark.parametrize("who", ["first", "second"])
+async def test_later_stages_see_the_node_that_answered(who: str) -> None:
+    """Its name, its answer, and its own check; what runs has the name of the later stage."""
     world, seen = World(), list[Any]()
 
     @world.app.validation
     async def validation(_query: Query, ctx: StageContext) -> bool:
-        seen.append((ctx.node, ctx.answer))
+        call = running_call()
+        seen.append((ctx.node, ctx.answer, call and call.name))
         return True
 
     async with world.bus() as bus:
         await learn(bus)
-        await ask(bus, first=0.1)
-    assert seen[-1] == ("second", "second 2 second")
+        await ask(bus, first=0.1, second=USUAL_S if who == "second" else -USUAL_S)
+    answer = "second 2 second" if who == "second" else "first 1 first"
+    assert seen[-1] == (who, answer, "validation")
+
+
+@pytest.mark.parametrize("failing", ["first", "second"])
+async def test_both_end_at_the_same_time(failing: str) -> None:
+    """The answer of one counts, and the other has failed, not been overtaken."""
+    world = World()
+    takes_s = {"first": 2 * USUAL_S, "second": USUAL_S}
+    async with world.bus() as bus:
+        await learn(bus)
+        result = await ask(bus, **{**takes_s, failing: -takes_s[failing]})
+    outcomes = {node: outcome for node, _, outcome in attempts(result)}
+    assert outcomes == {"first": "success", "second": "success", failing: "error"}
+    assert str(result.status) == "success"
+
+
+async def test_one_answers_while_the_other_says_that_there_is_no_answer() -> None:
+    """At the same time: the answer counts."""
+    world = World()
+    world["first"].error = Unanswerable
+    async with world.bus() as bus:
+        await learn(bus)
+        result = await ask(bus, first=-2 * USUAL_S, second=USUAL_S)
+    assert (str(result.status), result.node) == ("success", "second")
+
+
+async def test_a_failover_after_both_is_charged_to_the_first_node() -> None:
+    """Also if its hedge has failed before it."""
+    world = World("first", "second", "third")
+    async with world.bus() as bus:
+        await learn(bus)
+        routing = bus.dispatcher.learned.lane("prod").routing
+        before = routing.nodes
+        routing.nodes = {**before, "third": routing.node("third")._replace(state=BreakerState.OPEN)}
+        asyncio.get_running_loop().call_later(0.03, setattr, routing, "nodes", before)
+        result = await ask(bus, first=-0.05, second=-0.01)
+        assert [kind for _, kind, _ in attempts(result)] == ["first", "hedge", "failover"]
+        now = asyncio.get_running_loop().time()
+        executor: Any = bus.executor
+        budget = executor._orchestrator.hedges.budget("first", LOAD, now)
+        assert sum(budget.take(now) for _ in range(10)) == 3
 
 
 async def test_a_task_cancelled_by_code_of_an_earlier_stage() -> None:

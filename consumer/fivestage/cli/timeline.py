@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from fivestage.core.why import has_overtaken
 from fivestage_schemas import AttemptKind, Outcome
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _hedged_steps(stage: StageResult, last_ms: float | None, earliest_ms: float)
         max(one.duration_ms + (one.waited_ms if one.kind is _HEDGE else 0.0) for one in g) for g in groups
     ]
     last = stage.attempts[-1]
-    moved = any(one.kind is AttemptKind.RESUMED for one in stage.attempts)
+    overtaken = has_overtaken(stage)
     if last_ms is None:
         start = earliest_ms
     else:
@@ -120,7 +121,7 @@ def _hedged_steps(stage: StageResult, last_ms: float | None, earliest_ms: float)
             times = at, one.duration_ms, one.timeout_ms, one.waited_ms
             error_type = stage.error_type if one is last else None
             step = Step(stage.stage_type, str(one.outcome), one.node, str(one.kind), *times, error_type)
-            found.append(step._replace(overtaken=one.outcome is Outcome.SKIPPED and not moved))
+            found.append(step._replace(overtaken=one.outcome is Outcome.SKIPPED and overtaken))
         start += span
     if stage.outcome is Outcome.SKIPPED:
         found.append(Step(stage.stage_type, "skipped", note=stage.error or ""))

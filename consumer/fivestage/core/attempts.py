@@ -78,8 +78,8 @@ def with_kinds(attempts: Sequence[StageRun]) -> list[tuple[StageRun, AttemptKind
     before: StageRun | None = None
     for run in attempts:
         found.append((run, kind_of(run, before)))
-        if not run.overtaken:  # else the next one was not made because of it
-            before = run
+        if not (run.overtaken or (run.hedge and run.outcome is not _SKIPPED)):
+            before = run  # else the next one was not made because of it
     return found
 
 

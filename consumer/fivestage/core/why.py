@@ -86,6 +86,13 @@ def decisive(result: PipelineResult) -> StageResult | None:
     return critical or next(iter(failed), None) or slowest(result)
 
 
+def has_overtaken(stage: StageResult) -> bool:
+    """Whether attempts at a stage that are skipped were overtaken, rather than lost when the query moved."""
+    kinds = {attempt.kind for attempt in stage.attempts}
+    failed = stage.outcome is Outcome.ERROR and stage.error_type != "worker_died"  # perhaps as unanswerable
+    return AttemptKind.HEDGE in kinds and AttemptKind.RESUMED not in kinds and (stage.success or failed)
+
+
 def _stage_that_ended(result: PipelineResult) -> StageResult | None:
     """The first critical stage without success; skipped for lack of time it ends the query too."""
     return next((stage for stage in result.stages if stage.critical and not stage.success), decisive(result))
@@ -153,13 +160,14 @@ def _earlier(stage: StageResult) -> str:
     attempts: Sequence[Attempt] = stage.attempts
     if stage.outcome is not Outcome.SKIPPED:
         attempts = attempts[:-1]
-    kinds = {attempt.kind for attempt in stage.attempts}
-    hedged = AttemptKind.HEDGE in kinds and AttemptKind.RESUMED not in kinds
+    overtaken = has_overtaken(stage)
     found = []
     for attempt in attempts:
         who = attempt.node or stage.stage_type
-        if attempt.outcome is Outcome.SKIPPED and hedged:
+        if attempt.outcome is Outcome.SKIPPED and overtaken:
             found.append(f"{who} was overtaken after {_ms(attempt.duration_ms)}")
+        elif attempt.outcome is Outcome.SKIPPED and attempt.kind is AttemptKind.HEDGE:
+            found.append(f"{who} was given up after {_ms(attempt.duration_ms)}")
         elif attempt.outcome is Outcome.SKIPPED:
             found.append(f"{who} was started again elsewhere after {_ms(attempt.duration_ms)}")
         elif attempt.duration_ms or attempt.timeout_ms:

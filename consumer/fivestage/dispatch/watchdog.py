@@ -102,10 +102,14 @@ class Watchdog:
             self._learned.disturbed_at = now
         grace_s = GRACE_S + min(self._executor.lag_s, MAX_LAG_S)  # other code may have blocked its loop
         for job in tuple(active.jobs.values()):
-            running = job.history.running
+            hedge, running = job.history.hedge, job.history.running  # in this order: see drop
             if job.waits_since is not None:
                 active.check_wait(job)
-            elif running is not None and is_overdue(job, running, now, grace_s=grace_s):
+            elif (
+                running is not None
+                and is_overdue(job, running, now, grace_s=grace_s)
+                and (hedge is None or is_overdue(job, hedge, now, grace_s=grace_s))
+            ):
                 self._end_stage(active, job, running, now)
         abandoned = self._executor.abandoned()
         self._cpu.measure(abandoned, now)

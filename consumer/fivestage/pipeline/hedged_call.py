@@ -97,9 +97,9 @@ class HedgedCalls(NodeCalls):
     def _count_call(self, name: str) -> None:
         """Let the first call for a query fill the budget of its node; a retry or a failover uses it up."""
         superseded, now = self._history.superseded, self._clock()
-        first = superseded[0].node if superseded else None
+        first = next((run.node for run in superseded if not run.hedge), None)
         budget = self._gates.hedges.budget(first or name, self._job.routing.max_extra_load, now)
-        if superseded:
+        if first is not None:
             budget.owe(now)
         else:
             budget.called(now)
@@ -138,7 +138,7 @@ class HedgedCalls(NodeCalls):
         """Wait until one of the calls has ended, or until *wakes_at*.
 
         Raises:
-            asyncio.CancelledError: the query has ended or was moved; the code of all calls has ended.
+            asyncio.CancelledError: the query has ended or was moved; the code of the running call has ended.
         """
         left_s = None if wakes_at == inf else max(0.0, wakes_at - self._clock())
         try:
@@ -149,6 +149,9 @@ class HedgedCalls(NodeCalls):
                 task.uncancel()
         if not self._history.closed:
             return
+        for one in [one for one in flying if one.running is not self._history.running]:
+            flying.remove(one)  # what runs on of this job is named after the running call only
+            self._leave(one)
         while left := [one for one in flying if not one.task.done()]:
             for one in left:
                 one.cancel()
@@ -159,16 +162,18 @@ class HedgedCalls(NodeCalls):
         raise asyncio.CancelledError
 
     def _run_of_ended(self, flying: list[Flight]) -> StageRun | None:
-        """Take a call that has ended out of *flying*, a success first; return its run."""
+        """Take a call that has ended out of *flying*, and return its run.
+
+        Of two, a failure comes first, so that it is counted; then a success, then a query without an answer.
+        """
         results = [(one, one.result) for one in flying]
         ended = [(one, result) for one, result in results if result is not None]
         if not ended:
             return None
-        one, result = next((pair for pair in ended if pair[1].outcome is _SUCCESS), ended[0])
+        one, result = min(ended, key=lambda pair: (pair[1].excused, pair[1].outcome is _SUCCESS))
         flying.remove(one)
         self._ctx, self._node = one.ctx, one.node
-        if one.running.hedge:
-            name_calls(self._job.query, one.ctx)
+        name_calls(self._job.query, one.ctx)
         return self._ended(one.running, result)
 
     def _give_up(self, flying: list[Flight]) -> None:
@@ -177,9 +182,13 @@ class HedgedCalls(NodeCalls):
             run = one.running.end(self._clock(), _SKIPPED)
             run.overtaken = True
             self._history.drop(run)
-            if not one.task.done():
-                one.cancel()
-                self._gates.hedges.leave(one.task, one.ctx.running)
+            self._leave(one)
+
+    def _leave(self, one: Flight) -> None:
+        """Cancel a call whose end nothing waits for."""
+        if not one.task.done():
+            one.cancel()
+            self._gates.hedges.leave(one.task, one.ctx.running)
 
     def _launch_hedge(
         self, spec: StageSpec, first: Flight, flying: list[Flight], tried: list[str | None]

@@ -80,7 +80,7 @@ class StageRunner(HedgedCalls):
         """The node to call now: decision's choice, or another if that failed or is barred; else None."""
         ctx, routing, nodes = self._ctx, self._job.routing, self._app.nodes
         chosen, superseded = ctx.results.get(_DECISION), self._history.superseded
-        if not superseded:
+        if not superseded or all(run.hedge for run in superseded):  # the slow node has not failed
             if ctx.on_trial:
                 self._trial_s = start_trial(nodes, routing, ctx, self._times.ends_at - self._clock())
             if self._trial_s or chosen is None or routing.allows(chosen):

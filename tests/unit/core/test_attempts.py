@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fivestage.core.attempts import earlier_attempts, kind_of
+from fivestage.core.attempts import earlier_attempts, kind_of, with_kinds
 
 from .samples import (
     ERROR,
@@ -131,3 +131,25 @@ def test_kinds() -> None:
     first, second = run_of(PROCESSING, TIMEOUT), run_of(PROCESSING, attempt=2)
     assert [str(kind_of(first, None)), str(kind_of(second, first))] == ["first", "failover"]
     assert str(kind_of(second, altered(first, outcome=SKIPPED))) == "resumed"
+
+
+def test_a_failed_hedge_is_not_why_the_next_attempt_was_made() -> None:
+    """A retry stays one, and so does a call that was started again; a hedge that was moved is followed."""
+    assert kinds(call(1), hedge(3), call(2)) == ["first", "hedge", "retry"]
+    assert kinds(call(1, SKIPPED), hedge(2), call(3)) == ["first", "hedge", "resumed"]
+    assert kinds(call(1), hedge(2, SKIPPED), call(3)) == ["first", "hedge", "resumed"]
+
+
+def call(attempt: int, outcome: Outcome = ERROR) -> StageRun:
+    """Return a call of one node."""
+    return altered(run_of(PROCESSING, ERROR, attempt=attempt, node="a"), outcome=outcome)
+
+
+def hedge(attempt: int, outcome: Outcome = ERROR) -> StageRun:
+    """Return a call of another node beside it."""
+    return altered(run_of(PROCESSING, ERROR, attempt=attempt, node="b", hedge=True), outcome=outcome)
+
+
+def kinds(*attempts: StageRun) -> list[str]:
+    """Return why each of the attempts was made."""
+    return [str(kind) for _, kind in with_kinds(attempts)]

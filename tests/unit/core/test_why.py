@@ -214,6 +214,21 @@ def test_code_that_did_not_give_control_back(stage: StageType) -> None:
     assert "event loop" not in reason(0.25, source=None)
 
 
+@pytest.mark.parametrize("outcome", [SUCCESS, TIMEOUT, ERROR])
+def test_skipped_attempts_beside_a_hedge(outcome: Any) -> None:
+    """Overtaken only where another call has answered; else the query was moved away from the hedge."""
+    history, at = history_of(ended([SUCCESS] * 2)), STARTED_AT + 0.02
+    late = run_of(PROCESSING, ERROR, at=at + 0.02, took_s=0.03, node="b", attempt=2, hedge=True)
+    late.outcome, late.overtaken = SKIPPED, outcome is SUCCESS
+    history.superseded.append(late)
+    last = run_of(PROCESSING, outcome, at=at, took_s=0.05, node="a")
+    last.partial, last.error_type = outcome is not SUCCESS, "worker_died" if outcome is ERROR else None
+    history.finish(last)
+    history.runs += ended([SUCCESS] * 5)[3:]
+    word = "overtaken" if outcome is SUCCESS else "given up"
+    assert f"after b was {word} after 30 ms" in why(published(concluded(history, after_s=0.1)))
+
+
 def test_a_query_that_was_not_started() -> None:
     """The age at which it was reached, and the reason of its timeout event where that is known."""
     result = unstarted(PipelineStatus.EXPIRED, "expired", queue_s=0.26)

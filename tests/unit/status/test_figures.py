@@ -7,11 +7,22 @@ from typing import Any
 import pytest
 
 from fivestage.core.ledger import PartitionKey
+from fivestage.observability.status.durations import bucket_of
 from fivestage.observability.status.figures import MAX_NODES, OTHER, RECENT_SLOTS, SLOT_S, SLOTS, Figures
 from fivestage.observability.status.lag import LagHistory
 from fivestage.observability.status.summary import outcomes, percentiles, rates, series, windows
-from fivestage_schemas import TimeoutReason
-from unit.core.samples import ERROR, PROCESSING, SUCCESS, TIMEOUT, concluded, ended, history_of, run_of
+from fivestage_schemas import Outcome, TimeoutReason
+from unit.core.samples import (
+    ERROR,
+    PROCESSING,
+    STARTED_AT,
+    SUCCESS,
+    TIMEOUT,
+    concluded,
+    ended,
+    history_of,
+    run_of,
+)
 
 OBJECTIVE = 0.99
 
@@ -156,3 +167,27 @@ def test_the_trend_forgets() -> None:
     assert history.of(KEY, 100, 150.0)["trend"] == "steady"
     assert history.of(OTHER_KEY, 100, 150.0)["trend"] == "steady"
     assert history.total({KEY: 100, OTHER_KEY: 5000}, 150.0)["trend"] == "steady"
+
+
+@pytest.mark.parametrize("winner", ["first", "second", "none"])
+def test_calls_beside_each_other_are_no_waits(winner: str) -> None:
+    """The time before a hedge is that of the call beside it, whichever of them answers; both may fail."""
+    runs, at = ended([SUCCESS] * 2), STARTED_AT + 0.02
+    history = history_of(runs)
+    first = run_of(PROCESSING, ERROR, at=at, took_s=0.1, node="a")
+    hedge = run_of(
+        PROCESSING, ERROR, at=at + 0.06, took_s=0.04, node="b", attempt=2, hedge=True, waited_s=0.06
+    )
+    if winner == "none":
+        history.superseded += [hedge, first]
+        history.finish(run_of(PROCESSING, at=at + 0.1, took_s=0.05, node="c", attempt=3))
+        ends_at = at + 0.15
+    else:
+        won, lost = (first, hedge) if winner == "first" else (hedge, first)
+        lost.outcome, lost.overtaken, won.outcome = Outcome.SKIPPED, True, SUCCESS
+        history.superseded.append(lost)
+        history.finish(won)
+        ends_at = at + 0.1
+    figures = Figures()
+    figures.concluded("prod", concluded(history, after_s=ends_at + 0.033 - STARTED_AT))
+    assert figures.between.current[bucket_of(0.033)] == 1

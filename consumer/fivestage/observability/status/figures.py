@@ -6,6 +6,7 @@ A query costs a few additions. A slot is closed by ``close_slot``, every SLOT_S.
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from fivestage.observability.status.durations import BUCKETS, RollingCounts, bucket_of, percentiles_ms
@@ -143,10 +144,10 @@ class Figures:
                 if run.node is not None:
                     self._called(lane, run)
         for run in outcome.earlier:
-            if run.started_at is not None and run.outcome is not _SKIPPED:
-                between_s -= run.duration_s
-                if run.node is not None:
-                    self._called(lane, run)
+            if run.started_at is not None and run.outcome is not _SKIPPED and run.node is not None:
+                self._called(lane, run)
+        if outcome.earlier:
+            between_s = outcome.duration_s - _busy_s(outcome)
         self.between.current[bucket_of(between_s)] += 1
         return well
 
@@ -204,3 +205,17 @@ class Figures:
             node.close_slot(started_at)
             if node.counts.is_empty:
                 del self.nodes[key]
+
+
+def _busy_s(outcome: QueryOutcome) -> float:
+    """Seconds in which a stage ran, in one call or in two beside each other; without work lost in a move."""
+    calls = [
+        (run.started_at, run.started_at + run.duration_s)
+        for run in (*outcome.earlier, *outcome.runs)
+        if run.started_at is not None and (run.outcome is not _SKIPPED or run.overtaken)
+    ]
+    busy_s, until = 0.0, -inf
+    for started_at, ended_at in sorted(calls):
+        busy_s += max(0.0, ended_at - max(started_at, until))
+        until = max(until, ended_at)
+    return busy_s

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
-from fivestage.core.attempts import kind_of
+from fivestage.core.attempts import with_kinds
 from fivestage.core.codec.event_json import EventJson
 from fivestage.core.outcome import QueryOutcome
 from fivestage.core.why import decisive, why
@@ -17,12 +17,10 @@ from fivestage_schemas import Outcome, PipelineResult, PipelineStatus
 from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from fivestage.core.codec.event_json import Envelope
     from fivestage.core.stage_history import StageRun
     from fivestage.observability.status.model import Attempt, RecentQuery
-    from fivestage_schemas import TimeoutReason
+    from fivestage_schemas import AttemptKind, TimeoutReason
 
 SLOWEST: Final = 8
 """How many of them are kept, of these five minutes and of the five before."""
@@ -87,7 +85,7 @@ class KeptQuery:
             "error_type": outcome.error_type or (stage.error_type if stage is not None else None),
             "where": next((run.where for run in reversed(runs) if run.where is not None), None),
             "trace_id": _trace_id(envelope),
-            "attempts": _attempts(sorted(runs, key=_order), outcome.started_at),
+            "attempts": _attempts(outcome),
             "why": why(result, self.unstarted),
             "text": self.text,
         }
@@ -183,25 +181,21 @@ def _bare(run: StageRun) -> StageRun:
     return run.without_data(None, run.error_type)
 
 
-def _order(run: StageRun) -> tuple[int, int]:
-    return run.spec.sequence, run.attempt
+def _attempts(outcome: QueryOutcome) -> list[Attempt]:
+    """All attempts at each stage, in the order of the published result."""
+    found: list[Attempt] = []
+    for run in outcome.runs:
+        earlier = [one for one in outcome.earlier if one.spec is run.spec]
+        found += [_attempt(one, kind, outcome.started_at) for one, kind in with_kinds([*earlier, run])]
+    return found
 
 
-def _attempts(runs: Sequence[StageRun], started_at: float) -> list[Attempt]:
-    earlier = [None, *runs]
-    same = [
-        one if one is not None and one.spec is run.spec else None
-        for one, run in zip(earlier, runs, strict=False)
-    ]
-    return [_attempt(run, before, started_at) for run, before in zip(runs, same, strict=True)]
-
-
-def _attempt(run: StageRun, before: StageRun | None, started_at: float) -> Attempt:
+def _attempt(run: StageRun, kind: AttemptKind, started_at: float) -> Attempt:
     return {
         "stage": str(run.spec.stage_type),
         "node": run.node,
         "attempt": run.attempt,
-        "kind": str(kind_of(run, before)),
+        "kind": str(kind),
         "outcome": str(run.outcome),
         "start_ms": None if run.started_at is None else _ms(run.started_at - started_at),
         "waited_ms": _ms(run.waited_s),
