@@ -153,14 +153,14 @@ async def test_other_queries_are_not_delayed(place: Place) -> None:
 
 async def test_calls_of_running_stages_are_not_delayed(place: Place) -> None:
     """A burst does not use up the limits of concurrent stages that call ``asyncio.to_thread``."""
-    threads, total_ms = 8, 1000
+    threads, total_ms = 8, 2000  # a busy machine may stop for a second
     async with place.bus(threads, total_ms=total_ms) as bus:
-        put(bus, "works", 200)
+        put(bus, "works", 400)
         put(bus, "asks", 50)
-        await finish(bus, 250)
-    assert statuses(bus) == {"success": 250}
+        await finish(bus, 450)
+    assert statuses(bus) == {"success": 450}
     order = [result.query_id for result in bus.results()]
-    assert max(order.index(f"asks{number}") for number in range(50)) < order.index("works199")
+    assert max(order.index(f"asks{number}") for number in range(50)) < order.index("works399")
 
 
 async def test_a_deadline_holds_while_no_thread_is_free(place: Place) -> None:
