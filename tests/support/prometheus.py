@@ -68,15 +68,14 @@ class Prometheus:
             self._process.wait(STOP_S)
 
     def _listening(self) -> str:
-        """Return the address that its log names, once it is ready."""
+        """Return the address that its log names, once it is ready; either may come first."""
         assert self._process.stderr is not None
-        address, log = "", ""
+        log = ""
         for line in self._process.stderr:
             log += line
-            if found := re.search(r'msg="Listening on" address=(\S+)', line):
-                address = found[1]
-            if "Server is ready to receive web requests" in line:
-                return address
+            found = re.search(r'msg="Listening on" address=(\S+)', log)
+            if found is not None and "Server is ready to receive web requests" in log:
+                return found[1]
         raise AssertionError(f"Prometheus has ended, or was not ready within {READY_S:g} s\n{log}")
 
     def _read_on(self) -> None:
