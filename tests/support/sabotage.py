@@ -116,8 +116,8 @@ async def _tasks(_query: Query, _ctx: StageContext) -> int:
 
 
 def the(kind: type[Any]) -> Any:
-    """Return this process's running client of this kind."""
-    [found] = [one for one in _clients if isinstance(one, kind) and not one._closed]
+    """Return this process's running client of this kind; the newer one while another is being closed."""
+    [*_, found] = [one for one in _clients if isinstance(one, kind) and not one._closed]
     return found
 
 
