@@ -1,4 +1,4 @@
-"""Tells whether a review is friendly, with a small model that takes all waiting reviews in one call."""
+"""Says whether a review is friendly, with a small model that takes all waiting reviews in one call."""
 
 import re
 from collections import Counter

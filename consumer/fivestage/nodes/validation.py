@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
-from fivestage.core.codec.jsonable import kind_of
+from fivestage.core.codec.jsonable import type_name
 from fivestage.errors import NodeError
 from fivestage_schemas import StageType
 
@@ -33,7 +33,7 @@ def validation_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext
         called = check.call(query, ctx) if check.is_async else ctx.run_sync(check.call, query, ctx)
         verdict = await called
         if not isinstance(verdict, bool):
-            raise NodeError(f"{check.name} must return True or False, it returned {kind_of(verdict)}")
+            raise NodeError(f"{check.name} must return True or False, it returned {type_name(verdict)}")
         ctx.rejection = None if verdict else f"{check.name} returned False"
         return verdict
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.codec.data_json import as_json
-from fivestage.core.codec.jsonable import kind_of
+from fivestage.core.codec.jsonable import type_name
 from fivestage.core.stage_history import StageRun
 from fivestage.errors import NodeError
 from fivestage.pipeline.bounded_call import Bounds
@@ -190,5 +190,5 @@ class JobCalls:
 
     def _check_decision(self, data: Any) -> None:
         if not isinstance(data, str):
-            raise NodeError(f"the decision stage must return a node's name, got {kind_of(data)}")
+            raise NodeError(f"the decision stage must return a node's name, got {type_name(data)}")
         self._app.find_node(data)

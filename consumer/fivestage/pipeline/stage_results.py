@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fivestage.core.codec.jsonable import kind_of
+from fivestage.core.codec.jsonable import type_name
 from fivestage.errors import NodeError
 from fivestage.pipeline.answers import answer_of
 from fivestage_schemas import StageType
@@ -64,7 +64,7 @@ def check_intent(data: Any) -> None:
     intent: Any = untyped.get("intent") if isinstance(data, dict) else data
     if isinstance(intent, str) and intent:
         return
-    said = "an empty text" if intent == "" else kind_of(intent)
+    said = "an empty text" if intent == "" else type_name(intent)
     if isinstance(data, dict):
         said = f'a dict whose "intent" is {said}' if "intent" in untyped else 'a dict without "intent"'
     raise NodeError(
@@ -82,6 +82,6 @@ def verdict_of(data: Any) -> bool:
     verdict: Any = untyped.get("valid") if isinstance(data, dict) else data
     if isinstance(verdict, bool):
         return verdict
-    found = kind_of(verdict)
+    found = type_name(verdict)
     said = f'a dict whose "valid" is {found}' if isinstance(data, dict) else found
     raise NodeError(f'validation must return True or False, or a dict with it as "valid"; got {said}')

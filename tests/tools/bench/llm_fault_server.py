@@ -13,19 +13,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from .llm_faults import (
-    ANSWERS,
-    DROPS,
-    FAILS,
-    MOST_AT_A_TIME,
-    REFUSAL,
-    REFUSES,
-    RETRY_AFTER_S,
-    STALL_S,
-    STALLS,
-    WORDS,
-    reply,
-)
+from . import llm_faults as faults
+from .serving import serve
 
 if TYPE_CHECKING:
     from .llm_faults import Reply
@@ -49,9 +38,9 @@ class Server:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Answer one request, within the limit of requests at a time."""
         question: str = (await request.json())["messages"][-1]["content"]
-        if self._running >= MOST_AT_A_TIME or self._is_too_early(question):
-            return self._refuse("over the limit" if self._running >= MOST_AT_A_TIME else "too early")
-        drawn = reply(self._seed, question, self._attempts[question])
+        if self._running >= faults.MOST_AT_A_TIME or self._is_too_early(question):
+            return self._refuse("over the limit" if self._running >= faults.MOST_AT_A_TIME else "too early")
+        drawn = faults.reply(self._seed, question, self._attempts[question])
         self._attempts[question] += 1
         self._running += 1
         self._most = max(self._most, self._running)
@@ -66,14 +55,14 @@ class Server:
     def _refuse(self, why: str) -> web.Response:
         self._calls[why] += 1
         error = {"code": "rate_limit_exceeded", "message": "too many requests"}
-        return web.json_response({"error": error}, status=429, headers=REFUSAL)
+        return web.json_response({"error": error}, status=429, headers=faults.REFUSAL)
 
     async def _answer(self, request: web.Request, question: str, drawn: Reply) -> web.StreamResponse:
-        if drawn.kind == REFUSES:
-            self._refused_until[question] = asyncio.get_running_loop().time() + RETRY_AFTER_S
-            return self._refuse(REFUSES)
+        if drawn.kind == faults.REFUSES:
+            self._refused_until[question] = asyncio.get_running_loop().time() + faults.RETRY_AFTER_S
+            return self._refuse(faults.REFUSES)
         self._calls[drawn.kind] += 1
-        if drawn.kind == FAILS:
+        if drawn.kind == faults.FAILS:
             error = {"code": "internal_error", "message": "out of memory"}
             return web.json_response({"error": error}, status=500)
         return await self._stream(request, drawn)
@@ -81,13 +70,13 @@ class Server:
     async def _stream(self, request: web.Request, drawn: Reply) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        for number, word in enumerate(WORDS):
-            if drawn.kind != ANSWERS and number == drawn.broken_at:
-                if drawn.kind == DROPS and request.transport is not None:
+        for number, word in enumerate(faults.WORDS):
+            if drawn.kind != faults.ANSWERS and number == drawn.broken_at:
+                if drawn.kind == faults.DROPS and request.transport is not None:
                     request.transport.close()
                     return response
-                await asyncio.sleep(STALL_S if drawn.kind == STALLS else 0)
-            await asyncio.sleep(drawn.seconds / len(WORDS))
+                await asyncio.sleep(faults.STALL_S if drawn.kind == faults.STALLS else 0)
+            await asyncio.sleep(drawn.seconds / len(faults.WORDS))
             choice = {"delta": {"content": word if number == 0 else f" {word}"}, "finish_reason": None}
             await _send(response, {"choices": [choice]})
         await _send(response, {"choices": [{"delta": {}, "finish_reason": "stop"}]})
@@ -99,18 +88,8 @@ async def _send(response: web.StreamResponse, document: object) -> None:
     await response.write(b"data: " + json.dumps(document).encode() + b"\n\n")
 
 
-async def _main() -> None:
-    server, app = Server(int(sys.argv[1])), web.Application()
-    app.router.add_post("/v1/chat/completions", server.chat)
-    app.router.add_get("/stats", server.stats)
-    # A request whose client has gone ends at once, as at servers of models.
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(json.dumps({"event": "ready", "port": runner.addresses[0][1]}), file=sys.stderr, flush=True)
-    await asyncio.Event().wait()
-
-
 if __name__ == "__main__":
-    asyncio.run(_main())
+    server, service = Server(int(sys.argv[1])), web.Application()
+    service.router.add_post("/v1/chat/completions", server.chat)
+    service.router.add_get("/stats", server.stats)
+    asyncio.run(serve(service))

@@ -1,6 +1,6 @@
 """What the language model's server of ``--parts llm`` does with a request: drawn from a seed.
 
-The same query gets the same on its first attempt, and the same on its second, whoever asks.
+A query's first attempt gets the same from every contestant, and so does its second.
 """
 
 from __future__ import annotations

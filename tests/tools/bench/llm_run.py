@@ -40,7 +40,7 @@ LIMIT = 30
 BUDGET_S = 1.0
 HEAD_START_S = 0.2
 STREAMS_END_S = 1.0
-"""How long the server may still serve requests after the last query, where nobody waits for them."""
+"""How long the server may still serve requests after the last query, where no query waits for them."""
 NAP_S = 0.02
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
 from typing import Final
 
 from aiohttp import web
 
-WORDS: Final = ("The", "answer", "is", "forty", "two", "but", "only", "if", "you", "ask")
+from .llm_faults import WORDS
+from .serving import serve
+
 STALL_S: Final = 30.0
 
 
@@ -38,16 +39,7 @@ def _pause_s(question: str) -> float:
     return 0.02 if question == "stall" else float(question) / len(WORDS)
 
 
-async def _main() -> None:
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", chat)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(json.dumps({"event": "ready", "port": runner.addresses[0][1]}), file=sys.stderr, flush=True)
-    await asyncio.Event().wait()
-
-
 if __name__ == "__main__":
-    asyncio.run(_main())
+    service = web.Application()
+    service.router.add_post("/v1/chat/completions", chat)
+    asyncio.run(serve(service))

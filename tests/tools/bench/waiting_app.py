@@ -1,4 +1,4 @@
-"""The trivial app with stages that wait once each, as stages that ask somebody do."""
+"""The trivial app with stages that wait once each, as stages that call a service do."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class NoJsonError(TypeError):
     """A value has no JSON form; the text is the name of its type."""
 
 
-def kind_of(value: Any) -> str:
+def type_name(value: Any) -> str:
     """The name of a value's class, with a hint if the value was to be awaited."""
     name = type(value).__name__
     return f"{name}; did you forget await?" if isinstance(value, Awaitable) else name
@@ -151,7 +151,7 @@ def _where(value: Any, path: str, depth: int, left: list[int]) -> str | None:
         except Exception as error:  # noqa: BLE001 - code of the value's class
             kind, why = type(value).__name__, type(error).__name__
             why = str(error) if isinstance(error, NoJsonError) else why
-            return f"{prefix}{kind_of(value)}" if why == kind else f"{prefix}{kind} ({why})"
+            return f"{prefix}{type_name(value)}" if why == kind else f"{prefix}{kind} ({why})"
     return _where_inside(value, path, depth + 1, left)
 
 

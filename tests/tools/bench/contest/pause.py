@@ -18,5 +18,5 @@ async def pause() -> None:
 
 
 def _arrive(reply: asyncio.Future[None]) -> None:
-    if not reply.done():  # whoever waited may have been cancelled
+    if not reply.done():  # the task that waited may have been cancelled
         reply.set_result(None)
