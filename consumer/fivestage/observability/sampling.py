@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import Status, StatusCode
 
 if TYPE_CHECKING:
-    from fivestage.observability.query_spans import EndedSpan
+    from fivestage.observability.ended_span import EndedSpan
 
 SAMPLED: Final = 1
 RANDOM: Final = 2

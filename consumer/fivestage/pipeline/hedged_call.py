@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fivestage._asyncio import cancel_once
 from fivestage.core.adaptive.breaker import BreakerState
-from fivestage.core.deadline import stage_grant
 from fivestage.core.hedge import candidates
 from fivestage.core.outcome import CLOCK_SLACK_S
 from fivestage.core.stage_history import RunningStage, StageRun
@@ -278,12 +277,6 @@ class HedgedCalls(NodeCalls):
             return await result
         finally:
             bounds.close()
-
-    def _grant(self, spec: StageSpec) -> tuple[float, str | None]:
-        """Seconds that a call may take now, and the reason not to make it, if there is one."""
-        stage, ends_at = self._job.routing.stages[spec.sequence], self._times.ends_at
-        allow_partial = self._job.allow_partial
-        return stage_grant(spec, stage, now=self._clock(), ends_at=ends_at, allow_partial=allow_partial)
 
 
 def is_hedgeable(node: Node) -> bool:

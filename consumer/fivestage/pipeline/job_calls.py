@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.codec.data_json import as_json
 from fivestage.core.codec.jsonable import type_name
+from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_history import StageRun
 from fivestage.errors import NodeError
 from fivestage.pipeline.bounded_call import Bounds
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fivestage.core.job import Job
+    from fivestage.core.plan import StageSpec
     from fivestage.core.stage_history import RunningStage, StageHistory
     from fivestage.pipeline.node import Node
     from fivestage.pipeline.step_monitor import StepMonitor
@@ -124,6 +126,12 @@ class JobCalls:
         ctx = self._ctx
         self._ctx = replace(ctx, attempt=self._history.attempt, last_offer=None, results=dict(ctx.results))
         name_calls(self._job.query, self._ctx)
+
+    def _grant(self, spec: StageSpec) -> tuple[float, str | None]:
+        """Seconds that a call may take now, and the reason not to make it, if there is one."""
+        stage, ends_at = self._job.routing.stages[spec.sequence], self._times.ends_at
+        allow_partial = self._job.allow_partial
+        return stage_grant(spec, stage, now=self._clock(), ends_at=ends_at, allow_partial=allow_partial)
 
     def _granted(self, node: str, granted_s: float) -> tuple[float, bool, bool]:
         """Seconds that a node's call may take, and whether it is a probe, and capped: see ``StageRun``."""

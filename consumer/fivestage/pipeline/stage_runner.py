@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fivestage.core.deadline import stage_grant
 from fivestage.core.outcome import CLOCK_SLACK_S
 from fivestage.core.stage_history import StageRun
 from fivestage.pipeline.hedged_call import HedgedCalls
@@ -86,9 +85,7 @@ class StageRunner(HedgedCalls):
             if self._trial_s or chosen is None or routing.allows(chosen):
                 return chosen or ""
         failed = [run.node for run in superseded]
-        now, ends_at, allow_partial = self._clock(), self._times.ends_at, self._job.allow_partial
-        stage = routing.stages[spec.sequence]
-        left_s, _ = stage_grant(spec, stage, now=now, ends_at=ends_at, allow_partial=allow_partial)
+        left_s, _ = self._grant(spec)
         return fallback_node(nodes, routing, ctx, failed, left_s)
 
     def _or_partial(self, run: StageRun) -> StageRun:
