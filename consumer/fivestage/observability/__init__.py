@@ -5,8 +5,8 @@
   plain numbers (``tally``), which is cheaper per query; ``gauges`` read the parts of the service when
   scraped. ``label_bounds`` limits the number of series, ``exposition`` chooses the format.
 - ``tracing`` begins the trace of each query; ``sampling`` decides early which queries need spans,
-  ``query_trace`` is the trace of one in flight, ``span_queue`` and ``query_spans`` make its spans;
-  ``trace_provider`` configures OpenTelemetry.
+  ``query_trace`` is the trace of one in flight, ``span_queue`` and ``query_spans`` make its spans, which
+  ``ended_span`` hands over; ``trace_provider`` configures OpenTelemetry.
 - ``logging``: the log's configuration. ``log_line`` has the shape of lines, ``log_output`` writes them,
   ``log_stream`` never blocks, ``log_throttle`` limits repeated lines, ``log_hooks`` replace what
   Python would write, ``control_log`` logs changes of adaptive controls.

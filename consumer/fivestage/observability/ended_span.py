@@ -1,4 +1,4 @@
-"""Spans of which all is known, and how they are handed over: whole, or in the steps of OpenTelemetry's API."""
+"""Spans of which all is known, and how they are handed over: whole, or in the steps of the API."""
 
 from __future__ import annotations
 
