@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import Span, SpanProcessor
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from fivestage.observability.query_spans import SpanMaker
@@ -39,11 +39,15 @@ def numbered(document: str) -> Any:
     )
 
 
-def recorded(*further: SpanProcessor) -> list[dict[str, Any]]:
-    """Make the spans of a query that succeeds and of one that fails, with further processors."""
+def recorded(*further: SpanProcessor, whole: bool = False) -> list[dict[str, Any]]:
+    """Make the spans of a query that succeeds and of one that fails, with further processors.
+
+    *whole*: they must be handed over whole, and otherwise must not.
+    """
     exporter, provider = InMemorySpanExporter(), Provider(EarlySampling(1.0), shutdown_on_exit=False)
     for processor in (SimpleSpanProcessor(exporter), *further):
         provider.add_span_processor(processor)
+    assert provider.takes_whole_spans is whole
     tracer = provider.get_tracer("fivestage", schema_url=SCHEMA_URL)
     spans = SpanMaker(provider, tracer, results_topic="results", show_text=True)
     for outcome in (Outcome.SUCCESS, Outcome.ERROR):
@@ -59,7 +63,7 @@ def recorded(*further: SpanProcessor) -> list[dict[str, Any]]:
 
 def test_whole_spans_equal_those_made_in_steps() -> None:
     """Spans that are handed over whole equal those that the SDK makes where a processor sees their start."""
-    whole = recorded()
+    whole = recorded(whole=True)
     assert len(whole) == 2 * 8
     assert whole == recorded(AtStart())
 
@@ -117,3 +121,22 @@ def test_limits_of_attributes_hold(limited: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(f"{limited}_VALUE_LENGTH_LIMIT", "3")
     values = [value for span in recorded() for value in span["attributes"].values()]
     assert max(len(value) for value in values if isinstance(value, str)) == 3
+
+
+def test_spans_are_exported_whole() -> None:
+    """With the processor that the service itself adds, spans are handed over whole."""
+    provider = Provider(EarlySampling(1.0), shutdown_on_exit=False)
+    processor = BatchSpanProcessor(InMemorySpanExporter())
+    provider.add_span_processor(processor)
+    assert provider.takes_whole_spans
+    provider.shutdown()
+
+
+def test_a_processor_that_sees_ends_coming() -> None:
+    """A processor that overrides what the SDK calls just before the end of a span gets spans in steps."""
+
+    class Ending(SpanProcessor):
+        def _on_ending(self, span: Span) -> None:
+            """See SpanProcessor."""
+
+    assert len(recorded(Ending())) == 2 * 8

@@ -29,8 +29,8 @@ RANDOM: Final = 2
 
 UNSET: Final = Status(StatusCode.UNSET)
 FAILED: Final = Status(StatusCode.ERROR)
-_NO_ON_START: Final = (SpanProcessor.on_start, BatchSpanProcessor.on_start, SimpleSpanProcessor.on_start)
-"""These do nothing."""
+_AT_ENDS: Final = (SpanProcessor, BatchSpanProcessor, SimpleSpanProcessor)
+"""What these do before the end of a span is nothing."""
 MOST_ATTRIBUTES: Final = 16
 """No span or event of ours has more."""
 
@@ -134,5 +134,8 @@ def _bounds_nothing(limits: SpanLimits) -> bool:
 
 
 def _sees_ends_only(kind: type[SpanProcessor]) -> bool:
-    on_ending = getattr(SpanProcessor, "_on_ending", None)
-    return kind.on_start in _NO_ON_START and getattr(kind, "_on_ending", None) is on_ending
+    """Whether a kind of span processor leaves it to these what happens before the end of a span."""
+    before_the_end = ("on_start", "_on_ending")
+    return all(
+        getattr(kind, name, None) in [getattr(one, name, None) for one in _AT_ENDS] for name in before_the_end
+    )
