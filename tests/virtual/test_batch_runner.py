@@ -476,6 +476,7 @@ async def test_a_batch_leaves_no_timer() -> None:
     app = app_of(node)
     loop: Any = asyncio.get_running_loop()
     async with MemoryBus(app, settings=Settings.model_validate(FIXED)) as bus:
-        await asyncio.gather(*(bus.ask("x", query_id=f"q{number}") for number in range(8)))
+        await asyncio.gather(*(bus.ask("any", query_id=f"q{number}") for number in range(8)))
+        assert sum(len(names) for _, names in node.started) == 8
         left = [timer for timer in loop._scheduled if not timer.cancelled()]
         assert [timer for timer in left if timer.when() > now() + 1000] == []
