@@ -28,6 +28,11 @@ CLOCK_SLACK_S = 1e-6
 """Seconds by which two sums of the same floats may differ, as they are rounded."""
 
 
+def microseconds(seconds: float) -> int:
+    """Round to whole microseconds, as events show times."""
+    return int(seconds * 1e6 + 0.5)
+
+
 class TimeoutNote(NamedTuple):
     """The content of a TimeoutEvent."""
 
@@ -71,10 +76,13 @@ class QueryOutcome(NamedTuple):
 
     @property
     def within_budget(self) -> bool:
-        """Whether the query ended before its deadline, and not because its total time ran out."""
-        return self.duration_s <= self.budget_s and not (
-            self.timeouts and any(note.scope is TimeoutScope.PIPELINE for note in self.timeouts)
-        )
+        """Whether the query ended before its deadline, and not because its total time ran out.
+
+        To the microsecond, as events show these times: both are differences of floats.
+        """
+        if self.duration_s > self.budget_s and microseconds(self.duration_s) > microseconds(self.budget_s):
+            return False
+        return not self.timeouts or all(note.scope is not TimeoutScope.PIPELINE for note in self.timeouts)
 
 
 def conclude(

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fivestage.core.offer import Offer, SentOffer
+from fivestage.core.outcome import microseconds
 from fivestage.core.plan import Plan
 from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason, TimeoutScope
 from support.fields import fields
@@ -260,6 +261,13 @@ def test_the_table(row: Row) -> None:
     assert got.node == ("math" if row.outcomes[2] is not SKIPPED else None)
 
 
+def test_within_budget_to_the_microsecond() -> None:
+    """within_budget compares the times as events show them: a difference of floats is no lateness."""
+    got = concluded(history_of(ended([S] * 5)), after_s=END)._replace(budget_s=0.25)
+    for over_s, within in ((0, True), (1e-12, True), (4e-7, True), (6e-7, False), (1e-6, False)):
+        assert got._replace(duration_s=0.25 + over_s).within_budget is within, over_s
+
+
 def test_the_notes_have_figures() -> None:
     """Timeout notes have limit, elapsed time, node and finished stages, for a stage and for the pipeline."""
     runs = ended([S, S, S, T])
@@ -429,7 +437,7 @@ def test_any_history_has_one_valid_outcome(made: tuple[StageHistory, Plan], afte
     check_status(got)
     check_timeouts(got)
     assert got.within_budget is (
-        got.duration_s <= got.budget_s
+        microseconds(got.duration_s) <= microseconds(got.budget_s)
         and all(note.scope is not TimeoutScope.PIPELINE for note in got.timeouts)
     )
     again = concluded(history, plan=plan, after_s=after_s, budget_s=END)
