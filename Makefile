@@ -19,10 +19,12 @@ FAST := tests/unit/core tests/unit/nodes tests/virtual tests/realtime tests/embe
 	tests/unit/test_exports.py tests/unit/test_schemas.py tests/unit/test_settings.py
 # What the compiled build may break besides.
 COMPILED_ONLY := tests/simulation tests/embedded/test_sink.py tests/embedded/test_sender.py tests/embedded/test_event_batch.py
-# What is learned, in virtual hours: arithmetic, which is the same in each version and in each build.
-ARITHMETIC := tests/virtual/test_recovered_node.py tests/virtual/test_concurrency_limit.py tests/virtual/test_overload.py \
-	tests/virtual/test_learning.py tests/virtual/test_unanswerable.py
-SLOW := $(ARITHMETIC) tests/virtual/test_machine.py tests/unit/core/test_concurrency_limit.py tests/unit/core/test_node_trials.py
+# Virtual hours of arithmetic, which is the same in each version and in each build.
+SLOW := tests/virtual/test_recovered_node.py tests/virtual/test_concurrency_limit.py tests/virtual/test_overload.py \
+	tests/virtual/test_learning.py tests/virtual/test_unanswerable.py tests/virtual/test_machine.py tests/virtual/test_hedging_load.py tests/virtual/test_batch_load.py \
+	tests/unit/core/test_concurrency_limit.py tests/unit/core/test_node_trials.py
+# Processes that no compiled module starts or serves.
+NOT_COMPILED := tests/realtime/test_fork_server.py tests/realtime/test_examples.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-tools test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-quick bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale bench-restart soak faults chaos kafka-image sbom lock
@@ -65,7 +67,7 @@ test-pythons: ## The fast tests on each other Python that is found
 wheel: $(WHEELS)/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 
 test-compiled: $(COMPILED)/.ready ## The tests of compiled modules, against the compiled wheel
-	$(COMPILED)/bin/pytest -n auto $(FAST) $(COMPILED_ONLY) $(addprefix --ignore=,$(ARITHMETIC))
+	$(COMPILED)/bin/pytest -n auto $(FAST) $(COMPILED_ONLY) $(addprefix --ignore=,$(SLOW) $(NOT_COMPILED))
 
 check: $(READY) ## Format, lint, types, import rules
 	$(BIN)/ruff format --check $(SOURCES)

@@ -89,7 +89,7 @@ def _ci() -> str:
 def test_every_printed_verb_is_run() -> None:
     """Each verb of make exists, and CI runs it, or ``make long`` where it takes hours."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    step = r"^\s*step (?:env )?(?:\w+=\S+ )*make (?:\S*[=$]\S* )*\"?([\w-]+)"
+    step = r"^\s*(?:step|beside) (?:env )?(?:\w+=\S+ )*make (?:\S*[=$]\S* )*\"?([\w-]+)"
     ci = set(re.findall(step, _ci(), re.MULTILINE))
     texts = list(map(text_of, DOCUMENTS))
     verbs = {line.split()[1] for text in texts for line in commands(text) if line.startswith("make ")}

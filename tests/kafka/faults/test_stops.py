@@ -99,10 +99,10 @@ def test_the_process_is_suspended(kafka: RealBroker, make_topics: MakeTopics, ho
     held_for_long = held_s > SESSION_S
     settings = settings_for(topics, **(SHORT_SESSION if held_for_long else {}))
     with (
+        ServiceProcess(APP, kafka.bootstrap, settings) as service,
         Feeder(
             kafka.bootstrap, topics.queries, count=1600 + 200 * held_s, rate=200, user_input=NAP
         ) as feeder,
-        ServiceProcess(APP, kafka.bootstrap, settings) as service,
     ):
         wait_for_results(kafka.bootstrap, topics.results, 100)  # so that queries still come when it is held
         ids = feeder.ids
