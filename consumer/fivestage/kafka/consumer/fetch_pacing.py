@@ -10,7 +10,7 @@ IDLE_FACTOR: Final = 5
 """An idle consumer's fetches wait this many times ``kafka.fetch_max_wait_ms``."""
 RATE_OVER_S: Final = 0.5
 """The time constant of the rate: an exponentially decaying count of records, divided by this."""
-GATHERED: Final = 4
+GATHERED: Final = 3
 """Records that are worth waiting for: each further one saves less of a fetch."""
 FULL_BYTES: Final = 16_384
 """A fetch with as much is answered at once: a backlog never waits."""
