@@ -11,10 +11,13 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import CommitFailedError
 from aiokafka.protocol.commit import OffsetCommitRequest
+from aiokafka.protocol.fetch import FetchRequest
 
 from fivestage.core.ledger import Ledger
 from fivestage.core.observer import Observer
 from fivestage.core.records import CorruptRecord
+from fivestage.kafka.aiokafka_internals import client_of
+from fivestage.kafka.consumer.fetch_pacing import FULL_BYTES, FetchWait
 from fivestage.kafka.consumer.source import Source
 from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.settings import Settings, TopicSettings
@@ -211,7 +214,7 @@ async def test_a_broken_record_is_found_while_fetches_wait_for_others(producer: 
     """A broken record is found although the client fetches nothing while another fetch waits."""
     await write(producer, 1, [b"0"])
     found: list[tuple[int, int, Any]] = []
-    async with reading(producer, fetch_max_wait_ms=2000) as source, asyncio.timeout(20):
+    async with reading(producer, fetch_max_wait_ms=400) as source, asyncio.timeout(20):
         while len(found) < 1:
             found += [coordinates(item) for item in await source.fetch(100)]
         await write(producer, 1, [b"1"], bad_checksum)
@@ -219,6 +222,39 @@ async def test_a_broken_record_is_found_while_fetches_wait_for_others(producer: 
         while len(found) < 3:
             found += [coordinates(item) for item in await source.fetch(100)]
     assert found == [(1, 0, b"0"), (1, 1, ALONE[bad_checksum]), (1, 2, b"2")]
+
+
+async def test_each_fetch_asks_for_the_wait_of_its_time(
+    producer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brokers hold back an idle consumer's fetch for long, and one under load for more records."""
+    asked: list[FetchWait] = []
+    async with reading(producer) as source, asyncio.timeout(20):
+        client = client_of(source.consumer)
+        send = client.send
+
+        async def noted(node: object, request: Any, **options: Any) -> Any:
+            if isinstance(request, FetchRequest):
+                asked.append(FetchWait(request._min_bytes, request._max_wait_ms))
+            return await send(node, request, **options)
+
+        monkeypatch.setattr(client, "send", noted)
+        while not asked:
+            await source.fetch(10)
+        assert set(asked) == {FetchWait(1, 100)}
+        await write(producer, 1, [b"0"])
+        while not await source.fetch(10):
+            pass
+        del asked[1:]
+        while len(asked) < 3:
+            await source.fetch(10)
+        assert asked[-1] == FetchWait(1, 20)
+        del asked[:]
+        while len(asked) < 3:
+            source._pacing.note(200, asyncio.get_running_loop().time())
+            await source.fetch(10)
+        assert asked[-1].min_bytes == FULL_BYTES
+        assert 1 <= asked[-1].max_wait_ms <= 8
 
 
 async def test_an_expelled_member_sends_no_commit(

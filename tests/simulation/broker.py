@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict, deque
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiokafka.errors import NoError, NotLeaderForPartitionError, OutOfOrderSequenceNumber
@@ -119,9 +120,11 @@ class Broker(Answers):
             if not fetch.feed(self):
                 self._hungry.append(fetch)
 
-    def fetch(self, reply: Reply, positions: dict[TopicPartition, int], max_wait_s: float) -> None:
-        """Answer a fetch at once if there are records, when some arrive, or after a time limit."""
-        fetch = _Hungry(reply, positions)
+    def fetch(
+        self, reply: Reply, positions: dict[TopicPartition, int], max_wait_s: float, min_bytes: int
+    ) -> None:
+        """Answer a fetch as soon as there are *min_bytes* of records, or after a time limit."""
+        fetch = _Hungry(reply, positions, min_bytes)
         if not fetch.feed(self):
             fetch.timer = self._loop.outside(max_wait_s, self._give_up, fetch)
             self._hungry.append(fetch)
@@ -228,16 +231,26 @@ class Broker(Answers):
 class _Hungry:
     """A waiting fetch."""
 
-    def __init__(self, reply: Reply, positions: dict[TopicPartition, int]) -> None:
+    def __init__(self, reply: Reply, positions: dict[TopicPartition, int], min_bytes: int) -> None:
         self.reply = reply
         self.positions = positions
+        self.min_bytes = min_bytes
         self.timer: asyncio.TimerHandle | None = None
 
     def feed(self, broker: Broker) -> bool:
-        """Answer it if there are records."""
-        if all(len(broker.queries[tp.partition]) <= at for tp, at in self.positions.items()):
+        """Answer it if there are enough records."""
+        if not self._has_enough(broker):
             return False
         if self.timer is not None:
             self.timer.cancel()
         self.reply(broker.read(self.positions))
         return True
+
+    def _has_enough(self, broker: Broker) -> bool:
+        size = 0
+        for partition, position in self.positions.items():
+            for record in islice(broker.queries[partition.partition], position, None):
+                size += len(record.value or b"")
+                if size >= self.min_bytes:
+                    return True
+        return False

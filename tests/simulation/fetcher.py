@@ -49,7 +49,8 @@ class Fetcher:
         self._cluster = cluster
         self._subscription = subscription
         self._membership = membership
-        self._max_wait_s = options["fetch_max_wait_ms"] / 1000
+        self._fetch_min_bytes = 1
+        self._fetch_max_wait_ms = options["fetch_max_wait_ms"]
         timeout_s = options["request_timeout_ms"] / 1000
         self.connection = Connection(cluster.network, cluster.process.name, timeout_s=timeout_s)
         self._loop = asyncio.get_running_loop()
@@ -118,14 +119,17 @@ class Fetcher:
         ]
         if unknown:
             return self._loop.create_task(self._find_positions(assignment, unknown))
-        positions = {
+        positions = self._get_actions_per_node(assignment)
+        if backoff_s or not positions:
+            return None
+        return self._loop.create_task(self._proc_fetch_request(assignment, positions))
+
+    def _get_actions_per_node(self, assignment: Assignment) -> dict[TopicPartition, int]:
+        return {
             partition: state.position
             for partition, state in assignment.states.items()
             if not state.paused and partition not in self._records and state.position is not None
         }
-        if backoff_s or not positions:
-            return None
-        return self._loop.create_task(self._proc_fetch_request(assignment, positions))
 
     def _backoff_s(self) -> float:
         now = self._loop.time()
@@ -140,7 +144,11 @@ class Fetcher:
     async def _proc_fetch_request(self, assignment: Assignment, positions: dict[TopicPartition, int]) -> bool:
         try:
             fetched: dict[TopicPartition, Fetched] = await self.connection.call(
-                "fetch", self._cluster.broker.fetch, positions, self._max_wait_s
+                "fetch",
+                self._cluster.broker.fetch,
+                positions,
+                self._fetch_max_wait_ms / 1000,
+                self._fetch_min_bytes,
             )
         except KafkaError:
             await asyncio.sleep(RETRY_BACKOFF_S)

@@ -191,10 +191,12 @@ def test_a_commit_ahead_of_the_answers_is_seen_at_once(loop: SimLoop, broker: Br
 
 
 def test_a_fetch_waits_for_records(loop: SimLoop, broker: Broker) -> None:
-    """A fetch returns when a record comes, or empty after a timeout."""
+    """A fetch returns when enough bytes came, or with what is there after a timeout."""
     partition = TopicPartition(QUERIES, 0)
     loop.call_later(0.5, query, broker, 0)
-    fetched = ask(loop, broker.fetch, {partition: 0}, 1.0)
+    fetched = ask(loop, broker.fetch, {partition: 0}, 1.0, 1)
     assert (loop.time(), [record.offset for record in fetched[partition].records]) == (0.5, [0])
-    fetched = ask(loop, broker.fetch, {partition: 1}, 1.0)
+    fetched = ask(loop, broker.fetch, {partition: 1}, 1.0, 1)
     assert (loop.time(), fetched[partition].records) == (1.5, [])
+    fetched = ask(loop, broker.fetch, {partition: 0}, 1.0, 1000)
+    assert (loop.time(), [record.offset for record in fetched[partition].records]) == (2.5, [0])

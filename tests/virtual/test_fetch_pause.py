@@ -18,6 +18,7 @@ class Consumer:
 
     def __init__(self, *, takes_s: float, brings: bool) -> None:
         self._fetcher = self
+        self._fetch_max_wait_ms = 100
         self._takes_s = takes_s
         self._brings = brings
 
@@ -29,7 +30,7 @@ class Consumer:
 def braked(*, takes_s: float, brings: bool) -> Any:
     """Build a fetcher with the pause installed."""
     consumer: Any = Consumer(takes_s=takes_s, brings=brings)
-    back_off_failed_fetches(consumer, soon_s=0.05, pause_s=0.1)
+    back_off_failed_fetches(consumer, pause_s=0.1)
     return consumer
 
 

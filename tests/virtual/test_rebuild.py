@@ -164,8 +164,9 @@ async def test_a_cancelled_fetch_ends_its_pause() -> None:
             return False
         return True
 
-    consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_proc_fetch_request=fetch))
-    back_off_failed_fetches(consumer, soon_s=0.1, pause_s=0.1)
+    fetcher = SimpleNamespace(_proc_fetch_request=fetch, _fetch_max_wait_ms=200)
+    consumer: Any = SimpleNamespace(_fetcher=fetcher)
+    back_off_failed_fetches(consumer, pause_s=0.1)
     fetching = asyncio.ensure_future(consumer._fetcher._proc_fetch_request())
     await asyncio.sleep(0.01)
     cancelled_at = asyncio.get_running_loop().time()

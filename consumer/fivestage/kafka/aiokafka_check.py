@@ -28,7 +28,14 @@ NAMES: Final[dict[type[Any], tuple[str, ...]]] = {
         "_sync_task",
     ),
     AIOKafkaConnection: ("_requests",),
-    Fetcher: ("_fetch_task", "_proc_fetch_request", "_records"),
+    Fetcher: (
+        "_fetch_max_wait_ms",
+        "_fetch_min_bytes",
+        "_fetch_task",
+        "_get_actions_per_node",
+        "_proc_fetch_request",
+        "_records",
+    ),
     GroupCoordinator: (
         "_commit_refresh_task",
         "_coordination_task",

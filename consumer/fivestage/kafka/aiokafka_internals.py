@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+    from fivestage.kafka.consumer.fetch_pacing import FetchWait
+
 # ruff: noqa: SLF001 - the point of this module
 
 FENCED_INSTANCE_ID: Final = 82  # Kafka's error code, which aiokafka does not define
@@ -35,8 +37,20 @@ def use_record_reader(consumer: AIOKafkaConsumer, reader: Callable[[bytes], obje
     fetcher._proc_fetch_request = MethodType(function, fetcher)
 
 
-def back_off_failed_fetches(consumer: AIOKafkaConsumer, *, soon_s: float, pause_s: float) -> None:
-    """Pause after each fetch that returns no records in less than *soon_s*, as a rejected one does.
+def choose_fetch_wait(consumer: AIOKafkaConsumer, choose: Callable[[float], FetchWait]) -> None:
+    """Ask *choose* for the wait of each fetch that is about to be sent; aiokafka has one for all."""
+    fetcher: Any = consumer._fetcher
+    plan, clock = fetcher._get_actions_per_node, asyncio.get_running_loop().time
+
+    def plan_with_wait(assignment: Any) -> Any:
+        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = choose(clock())
+        return plan(assignment)
+
+    fetcher._get_actions_per_node = plan_with_wait
+
+
+def back_off_failed_fetches(consumer: AIOKafkaConsumer, *, pause_s: float) -> None:
+    """Pause after each fetch that returns no records in less than half its wait, as a rejected one does.
 
     After most error codes aiokafka fetches again at once, thousands of times a second. A fetch that waits for
     new records returns after its full wait, so it is not slowed down.
@@ -45,7 +59,7 @@ def back_off_failed_fetches(consumer: AIOKafkaConsumer, *, soon_s: float, pause_
     fetch, clock = fetcher._proc_fetch_request, asyncio.get_running_loop().time
 
     async def fetch_then_pause(*args: Any) -> bool:
-        started_at = clock()
+        started_at, soon_s = clock(), fetcher._fetch_max_wait_ms / 1000 / 2
         has_records: bool = await fetch(*args)
         task = asyncio.current_task()
         is_cancelled = task is not None and task.cancelling() > 0

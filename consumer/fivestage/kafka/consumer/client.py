@@ -75,9 +75,7 @@ async def start_consumer(
     except KafkaError as error:
         raise BrokerError(f"cannot connect: {error}") from error
     check_batches(consumer, max_bytes=kafka.max_batch_bytes)
-    aiokafka_internals.back_off_failed_fetches(
-        consumer, soon_s=kafka.fetch_max_wait_ms / 1000 / 2, pause_s=FAILED_FETCH_PAUSE_S
-    )
+    aiokafka_internals.back_off_failed_fetches(consumer, pause_s=FAILED_FETCH_PAUSE_S)
     aiokafka_internals.commit_only_as_member(consumer)
     aiokafka_internals.when_unanswered(consumer, on_unanswered)
     when_throttled(consumer, partial(observer.throttled, "consumer"))

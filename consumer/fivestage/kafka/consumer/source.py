@@ -10,6 +10,7 @@ Fetching
   ``batch_check`` reads batches instead.
 * After most error codes a fetch is repeated at once, thousands of times a second:
   ``aiokafka_internals.back_off_failed_fetches`` pauses.
+* All fetches wait equally long: ``fetch_pacing`` chooses the wait of each.
 * Cancelling a fetch disables ``max_poll_interval_ms`` for good: a fetch returns after FETCH_TIMEOUT_MS and is
   not cancelled, unless the consumer is broken and the fetch may never return (see ``group_member``).
 * Where a position is missing or out of range, reading starts elsewhere without a log line: ``offset_reset``
@@ -50,6 +51,7 @@ from fivestage.errors import BrokerError, FencedError, FivestageError
 from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.connection.rebuild_policy import ClientFault
 from fivestage.kafka.consumer.client import consumer_options, start_consumer
+from fivestage.kafka.consumer.fetch_pacing import FetchPacing
 from fivestage.kafka.consumer.fetch_recovery import FetchRecovery
 from fivestage.kafka.consumer.offset_reset import LOST_POSITION, OffsetReset
 from fivestage.kafka.consumer.pauses import PartitionPauses
@@ -102,7 +104,9 @@ class Source(ConsumerRebalanceListener):
         self._failure: BaseException | None = None
         self._joined = False
         self._retired = False
-        self.consumer = make_consumer(**consumer_options(settings.kafka))
+        kafka = settings.kafka
+        self.consumer = make_consumer(**consumer_options(kafka))
+        self._pacing = FetchPacing(max_wait_ms=kafka.fetch_max_wait_ms, linger_ms=kafka.fetch_linger_ms)
         self.pauses = PartitionPauses(self.consumer, ledger)
         self._offset_reset = OffsetReset(self.consumer, ledger, observer, settings)
         self._recovery = FetchRecovery(self.consumer, ledger, self._register, settings)
@@ -123,6 +127,7 @@ class Source(ConsumerRebalanceListener):
             on_unanswered=self._on_unanswered,
             on_fenced=self._fenced,
         )
+        aiokafka_internals.choose_fetch_wait(self.consumer, self._pacing.wait)
         self.consumer.subscribe(self._topics.inputs, pattern=self._topics.pattern, listener=self)
 
     async def fetch(self, max_records: int) -> list[Record | CorruptRecord]:
@@ -153,8 +158,14 @@ class Source(ConsumerRebalanceListener):
             if self._recovery.is_harmless(error):
                 return []
             log.warning("fetch failed", error_type=type(error).__name__)
+            self._note(0)  # a recovery is not idle: it waits for other fetches in flight
             return await self._recovery.recover(max_records)
+        if fetched:
+            self._note(sum(map(len, fetched.values())))
         return [record for records in fetched.values() for record in self._register(records)]
+
+    def _note(self, records: int) -> None:
+        self._pacing.note(records, asyncio.get_running_loop().time())
 
     def _register(self, records: Sequence[Record]) -> Sequence[Record]:
         """Open the offsets of records of one partition; returns none if the partition was lost meanwhile."""
