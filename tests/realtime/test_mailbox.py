@@ -72,3 +72,17 @@ async def test_a_turn_of_the_sender_wakes_the_other_loop_once(monkeypatch: pytes
         woken[-1]()
     other.close()
     assert got == [0, 1, 2] * 2
+
+
+async def test_a_sender_with_short_turns_wakes_the_other_loop_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The receiver is woken by the first message while the sender's turns are short."""
+    other, here = asyncio.new_event_loop(), asyncio.get_running_loop()
+    woken: list[Any] = []
+    monkeypatch.setattr(other, "call_soon_threadsafe", woken.append)
+    mailbox = Mailbox(other, sender=here, waits_for_sender=lambda: False)
+    for number in range(3):
+        mailbox.put(print, number)
+    other.close()
+    assert len(woken) == 1

@@ -22,8 +22,10 @@ pytestmark = [pytest.mark.realtime, pytest.mark.interpreted]
 
 @pytest.fixture(name="place")
 def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """Start an executor in threads, beside which no thread of the test runner counts."""
+    """Start an executor in threads that is always busy, beside which no thread of the test runner counts."""
     monkeypatch.setattr(interpreter, "_YIELDING_THREADS", ("",))
+    monkeypatch.setattr(interpreter, "BUSY", 0.0)
+    monkeypatch.setattr(interpreter, "STILL_BUSY", 0.0)
     return Place(contract_app, "thread", tmp_path, monkeypatch)
 
 

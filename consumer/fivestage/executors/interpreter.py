@@ -5,14 +5,24 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from typing import ClassVar, Final
+import time
+from math import inf
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 GC_THRESHOLD: Final = 5_000
 """New objects between two collections of the youngest generation; a few queries reach Python's 700."""
 SWITCH_INTERVAL_S: Final = 0.0005
 """Seconds that a thread may keep the interpreter. With Python's 5 ms a node that spins delays deadlines."""
 YIELDING_INTERVAL_S: Final = 0.005
-"""The same while all code soon gives control back by itself: longer turns cost less."""
+"""The same while the interpreter is busy and all code soon gives control back by itself: longer turns cost
+less. While it is not busy, they would only delay what each turn of a query waits for."""
+BUSY, STILL_BUSY = 0.96, 0.92
+"""The CPU of one core that the process uses from which it is busy, and below which it is so no more."""
+BUSY_WINDOW_S: Final = 0.05
+"""Least seconds over which that is measured."""
 _YIELDING_THREADS: Final = ("MainThread", "fivestage-", "Otel", "asyncio-waitpid")
 """How the names of threads begin that do not compute for long: the service's, and the exporter's of spans."""
 CROWDED_INTERVAL_S: Final = 0.0001
@@ -24,6 +34,29 @@ def share_the_interpreter() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
+class InterpreterUse:
+    """Measures whether this process uses the interpreter nearly all the time.
+
+    Args:
+        cpu_clock: Returns the CPU seconds of this process.
+    """
+
+    def __init__(self, cpu_clock: Callable[[], float] = time.process_time) -> None:
+        self._cpu_clock = cpu_clock
+        self._cpu_s = cpu_clock()
+        self._since = -inf
+        self._is_busy = False
+
+    def is_busy(self, now: float) -> bool:
+        """Whether it was busy in the last window. Call this more often than each BUSY_WINDOW_S."""
+        if now - self._since >= BUSY_WINDOW_S:
+            cpu_s = self._cpu_clock()
+            share = (cpu_s - self._cpu_s) / (now - self._since)
+            self._is_busy = share >= (STILL_BUSY if self._is_busy else BUSY)
+            self._cpu_s, self._since = cpu_s, now
+        return self._is_busy
+
+
 class SwitchInterval:
     """Adapts the switch interval of this process to the code that runs now; several executors may do so."""
 
@@ -31,14 +64,20 @@ class SwitchInterval:
     """What each of them has chosen, in seconds: the shortest counts."""
     _before_s: ClassVar[float] = SWITCH_INTERVAL_S
 
-    def choose(self, *, crowded: bool, shared: bool) -> None:
+    def __init__(self) -> None:
+        self.is_long = False
+        """Whether the choice is YIELDING_INTERVAL_S."""
+
+    def choose(self, *, crowded: bool, shared: bool, busy: bool) -> None:
         """Choose an interval, in force until the next choice.
 
         Args:
             crowded: Abandoned code runs, which may spin.
             shared: Code runs that may keep the interpreter for as long as it is let.
+            busy: The interpreter is in use nearly all the time.
         """
-        usual_s = SWITCH_INTERVAL_S if shared or _has_other_threads() else YIELDING_INTERVAL_S
+        self.is_long = busy and not (crowded or shared or _has_other_threads())
+        usual_s = YIELDING_INTERVAL_S if self.is_long else SWITCH_INTERVAL_S
         if not self._wished:
             SwitchInterval._before_s = sys.getswitchinterval()
         self._wished[self] = CROWDED_INTERVAL_S if crowded else usual_s

@@ -22,16 +22,21 @@ class Mailbox:
 
     Args:
         loop: The other loop.
-        sender: The loop that puts the messages. If given, the other loop is woken after the sender's current
-            round, so that the two do not compete for the interpreter lock after each message. Omit it if a
-            round of the sender may be long.
+        sender: The loop that puts the messages. Omit it if a round of the sender may be long.
+        waits_for_sender: Whether to wake the other loop only after the sender's current round now: the two do
+            not compete for the interpreter lock after each message then, but messages wait for longer.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, sender: asyncio.AbstractEventLoop | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        sender: asyncio.AbstractEventLoop | None = None,
+        waits_for_sender: Callable[[], bool] = lambda: True,
     ) -> None:
         self._loop = loop
         self._sender = sender
+        self._waits_for_sender = waits_for_sender
         self._messages: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._woken = False
 
@@ -40,10 +45,10 @@ class Mailbox:
         self._messages.append((receive, args))
         if not self._woken:
             self._woken = True
-            if self._sender is None:
-                self._wake()
-            else:
+            if self._sender is not None and self._waits_for_sender():
                 self._sender.call_soon(self._wake)
+            else:
+                self._wake()
 
     def _wake(self) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from fivestage.executors.interpreter import SwitchInterval
+from fivestage.executors.interpreter import InterpreterUse, SwitchInterval
 from fivestage.executors.thread.worker import CANCELLED_S, END_S, ThreadWorker
 from fivestage.executors.worker_pool import WorkerPool
 from fivestage.pipeline.resource_manager import CLOSE_S
@@ -41,13 +41,14 @@ class ThreadExecutor(WorkerPool):
         self._orchestrator = orchestrator
         self._scope: Scope | None = None
         self._open_s = orchestrator.resources.start_timeout_s
-        self._switch_interval = SwitchInterval()
+        self._use = InterpreterUse()
+        self._switch_interval = interval = SwitchInterval()
         self._busy_checks = 0
         """Checks in a row at which code of a query had control of a loop."""
         self._shared_until = 0.0
         super().__init__(
             lambda on_finished, on_ready: ThreadWorker(
-                orchestrator, on_finished, on_ready, stall_s, self._open_s
+                orchestrator, on_finished, on_ready, stall_s, self._open_s, lambda: interval.is_long
             ),
             size=1,
             spares=spares,
@@ -82,16 +83,17 @@ class ThreadExecutor(WorkerPool):
             self._busy_checks = self._busy_checks + 1 if self._is_computing() else 0
             if self._busy_checks > 1:
                 self._shared_until = now + SHARED_S
-            self._share(shared=now < self._shared_until or self._orchestrator.threads.busy > 0)
+            shared = now < self._shared_until or self._orchestrator.threads.busy > 0
+            self._share(shared=shared, busy=self._use.is_busy(now))
         return found
 
     def _is_computing(self) -> bool:
         """Whether code of a query has control of a loop at this moment."""
         return any(worker.blocking[0] for worker in self.workers)
 
-    def _share(self, *, shared: bool) -> None:
+    def _share(self, *, shared: bool, busy: bool) -> None:
         crowded = any(one.thread is not None for one in self.abandoned())
-        self._switch_interval.choose(crowded=crowded, shared=shared)
+        self._switch_interval.choose(crowded=crowded, shared=shared, busy=busy)
 
     def abandoned(self) -> list[Abandoned]:
         """See Executor."""
@@ -101,7 +103,7 @@ class ThreadExecutor(WorkerPool):
     async def stop(self, timeout_s: float) -> None:
         """See Executor."""
         ends_at = asyncio.get_running_loop().time() + timeout_s
-        self._share(shared=True)  # from now on no check notices what runs
+        self._share(shared=True, busy=False)  # from now on no check notices what runs
         await self.shut_down(timeout_s)
         self._switch_interval.restore()
         if self._scope is not None:

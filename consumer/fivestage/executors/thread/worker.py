@@ -44,6 +44,7 @@ class ThreadWorker(LoopWorker):
         on_ready: Called on the bus loop when the resources are open.
         stall_s: Seconds that one step of user code may take.
         open_s: Seconds that the resources of this loop may take to open.
+        has_long_turns: Whether the two loops take the interpreter in long turns: see Mailbox.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ThreadWorker(LoopWorker):
         on_ready: Callable[[], None],
         stall_s: float,
         open_s: float,
+        has_long_turns: Callable[[], bool],
     ) -> None:
         super().__init__(on_finished, StepMonitor(), stall_s)
         self._open_s = open_s
@@ -74,7 +76,7 @@ class ThreadWorker(LoopWorker):
         """The jobs that wait for the resources to open; None when they are open."""
         self.opened: asyncio.Future[None] = bus.create_future()
         """Done when the resources are open, or with the error that ends this worker."""
-        self._inbox = Mailbox(self._loop, sender=bus)
+        self._inbox = Mailbox(self._loop, sender=bus, waits_for_sender=has_long_turns)
         self._asked_to_end_at: float | None = None
         self._is_ending = False
         self._thread = threading.Thread(target=self._main, name="fivestage-executor", daemon=True)
