@@ -23,8 +23,6 @@ COMPILED_ONLY := tests/simulation tests/embedded/test_sink.py tests/embedded/tes
 SLOW := tests/virtual/test_recovered_node.py tests/virtual/test_concurrency_limit.py tests/virtual/test_overload.py \
 	tests/virtual/test_learning.py tests/virtual/test_unanswerable.py tests/virtual/test_machine.py tests/virtual/test_hedging_load.py tests/virtual/test_batch_load.py \
 	tests/unit/core/test_concurrency_limit.py tests/unit/core/test_node_trials.py
-# Processes that no compiled module starts or serves.
-NOT_COMPILED := tests/realtime/test_fork_server.py tests/realtime/test_examples.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-tools test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-quick bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale bench-restart soak faults chaos kafka-image sbom lock
@@ -67,7 +65,7 @@ test-pythons: ## The fast tests on each other Python that is found
 wheel: $(WHEELS)/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 
 test-compiled: $(COMPILED)/.ready ## The tests of compiled modules, against the compiled wheel
-	$(COMPILED)/bin/pytest -n auto $(FAST) $(COMPILED_ONLY) $(addprefix --ignore=,$(SLOW) $(NOT_COMPILED))
+	$(COMPILED)/bin/pytest -n auto $(FAST) $(COMPILED_ONLY) $(addprefix --ignore=,$(SLOW))
 
 check: $(READY) ## Format, lint, types, import rules
 	$(BIN)/ruff format --check $(SOURCES)

@@ -142,7 +142,7 @@ async def recover(
         return records
 
     client: Any = consumer
-    recovery = FetchRecovery(client, ledger, begin, settings())
+    recovery = FetchRecovery(client, ledger, begin, settings(), longest_fetch_ms=100)
     return await recovery.recover(100), consumer, ledger
 
 
@@ -208,7 +208,7 @@ async def test_a_halted_partition_stays_halted() -> None:
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST))
     consumer.rebalanced = True  # in the middle of the fetch
     client: Any = consumer
-    recovery = FetchRecovery(client, ledger, list, settings())
+    recovery = FetchRecovery(client, ledger, list, settings(), longest_fetch_ms=100)
     found = await recovery.recover(10)
     assert sorted(consumer.sought) == [(0, 5), (1, 5)]
     assert [record.partition for record in found if isinstance(record, PlainRecord)] == [1]
@@ -221,7 +221,7 @@ async def test_a_failed_client_task_skips_no_record() -> None:
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST), [FIRST])
     consumer.end_task()
     client: Any = consumer
-    recovery = FetchRecovery(client, ledger, list, settings())
+    recovery = FetchRecovery(client, ledger, list, settings(), longest_fetch_ms=100)
     with pytest.raises(BrokerError, match="the Kafka client's fetch task has ended"):
         await recovery.recover(10)
     assert all(offsets.next_offset is None for offsets in ledger.partitions.values())
@@ -328,6 +328,6 @@ async def test_a_partition_that_was_never_read_keeps_no_position() -> None:
     consumer = RebalancingConsumer(ledger, ("nothing", FIRST))
     consumer.rebalanced, consumer.position = True, None
     client: Any = consumer
-    recovery = FetchRecovery(client, ledger, list, settings("latest"))
+    recovery = FetchRecovery(client, ledger, list, settings("latest"), longest_fetch_ms=100)
     await recovery.recover(10)
     assert consumer.sought == []

@@ -134,30 +134,33 @@ async def _serve(
     *reads* reads the settings again.
     """
     from fivestage.cli.check.findings import find
-    from fivestage.kafka.embedded_broker import EmbeddedBroker
+    from fivestage.kafka.embedded_broker import FETCH_WAIT_MS, EmbeddedBroker
     from fivestage.service import entry
     from fivestage.service.reload import Reloading
     from fivestage.service.service import Service
 
     async with EmbeddedBroker(settings.topics.all, partitions=PARTITIONS, port=port) as broker:
         service = Service(
-            _on_broker(settings, broker.bootstrap),
+            _on_broker(settings, broker.bootstrap, FETCH_WAIT_MS),
             app,
             target,
             Reloading(
                 sources,
                 lambda port: _announce(settings, sources, broker.bootstrap, port),
-                lambda: _on_broker(reads(), broker.bootstrap),
+                lambda: _on_broker(reads(), broker.bootstrap, FETCH_WAIT_MS),
                 check=lambda app: find(app).errors,
             ),
         )
         return await entry.serve(service)
 
 
-def _on_broker(settings: Settings, bootstrap: str) -> Settings:
+def _on_broker(settings: Settings, bootstrap: str, longest_fetch_ms: int) -> Settings:
     """The settings of the app for the embedded broker, which needs no credentials."""
     without = {"security_protocol": "PLAINTEXT", "sasl_mechanism": None, "group_instance_id": None}
-    kafka = settings.kafka.model_copy(update={"bootstrap_servers": bootstrap, **without})
+    wait_ms = min(settings.kafka.fetch_max_wait_ms, longest_fetch_ms)
+    kafka = settings.kafka.model_copy(
+        update={"bootstrap_servers": bootstrap, "fetch_max_wait_ms": wait_ms, **without}
+    )
     return settings.model_copy(update={"kafka": kafka})
 
 

@@ -37,6 +37,8 @@ def share_the_interpreter() -> None:
 class InterpreterUse:
     """Measures whether this process uses the interpreter nearly all the time.
 
+    A process that gets less CPU than it could use, because of a quota or of other processes, is not busy.
+
     Args:
         cpu_clock: Returns the CPU seconds of this process.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-    from fivestage.kafka.consumer.fetch_pacing import FetchWait
+    from fivestage.kafka.consumer.fetch_pacing import FetchPacing
 
 # ruff: noqa: SLF001 - the point of this module
 
@@ -37,16 +37,28 @@ def use_record_reader(consumer: AIOKafkaConsumer, reader: Callable[[bytes], obje
     fetcher._proc_fetch_request = MethodType(function, fetcher)
 
 
-def choose_fetch_wait(consumer: AIOKafkaConsumer, choose: Callable[[float], FetchWait]) -> None:
-    """Ask *choose* for the wait of each fetch that is about to be sent; aiokafka has one for all."""
+def pace_fetches(consumer: AIOKafkaConsumer, pacing: FetchPacing) -> None:
+    """Let *pacing* choose the wait of each fetch that is about to be sent; aiokafka has one for all."""
     fetcher: Any = consumer._fetcher
-    plan, clock = fetcher._get_actions_per_node, asyncio.get_running_loop().time
+    plan, fetch, clock = (
+        fetcher._get_actions_per_node,
+        fetcher._proc_fetch_request,
+        asyncio.get_running_loop().time,
+    )
+    leader_of = client_of(consumer).cluster.leader_for_partition
 
     def plan_with_wait(assignment: Any) -> Any:
-        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = choose(clock())
+        brokers = len({leader_of(partition) for partition in assignment.tps})
+        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = pacing.wait(clock(), brokers)
         return plan(assignment)
 
+    async def fetch_and_note(*args: Any) -> bool:
+        brought_records: bool = await fetch(*args)
+        pacing.note_fetch(brought_records=brought_records)
+        return brought_records
+
     fetcher._get_actions_per_node = plan_with_wait
+    fetcher._proc_fetch_request = fetch_and_note
 
 
 def back_off_failed_fetches(consumer: AIOKafkaConsumer, *, pause_s: float) -> None:

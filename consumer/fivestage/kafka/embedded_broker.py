@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 REBALANCE_DELAY_MS = 50
+FETCH_WAIT_MS = 20
+"""The ``kafka.fetch_max_wait_ms`` to use: this broker answers an empty fetch at its end even if some come."""
 _READY_TIMEOUT_S = 15.0
 _COPY_BYTES = 64 * 1024
 

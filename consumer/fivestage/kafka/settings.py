@@ -71,9 +71,11 @@ class KafkaSettings(Section):
     the rebalance waits."""
     request_timeout_ms: PositiveMs = 15000
     fetch_max_wait_ms: PositiveMs = 100
-    fetch_linger_ms: Annotated[int, Field(ge=0, le=1000)] = 8
-    """How long a broker may hold back records for others to come, where about three come meanwhile. 0: it
-    answers with the first."""
+    """How long a broker may hold back a fetch that has nothing to bring; up to 500, five times as long two
+    seconds after the last record."""
+    fetch_linger_ms: Annotated[int, Field(ge=0, le=100)] = 8
+    """How long a broker may hold back records for up to three to be there, at rates at which more than one
+    comes meanwhile. 0: it answers with the first. At most ``fetch_max_wait_ms`` counts."""
     fetch_max_bytes: PositiveBytes = 8_388_608
     """Approximate maximum size of one fetch from one broker, all its partitions together."""
     max_partition_fetch_bytes: PositiveInt = 262144

@@ -13,7 +13,7 @@ from fivestage.cli.demo.audit import Audit, audit
 from fivestage.cli.demo.questions import in_round
 from fivestage.cli.demo.service_process import ServiceProcess
 from fivestage.errors import FivestageError
-from fivestage.kafka.embedded_broker import EmbeddedBroker
+from fivestage.kafka.embedded_broker import FETCH_WAIT_MS, EmbeddedBroker
 from fivestage.kafka.tools.client import QueryProducer, follow
 from fivestage.settings import Settings
 from fivestage_schemas import PipelineResult
@@ -62,7 +62,8 @@ async def play(
     view.note("starting the embedded broker")
     names = Settings.load().topics.all
     async with EmbeddedBroker(names) as broker, ServiceProcess(broker.bootstrap, APP) as service:
-        settings = Settings.load(overrides={"kafka": {"bootstrap_servers": broker.bootstrap}})
+        kafka = {"bootstrap_servers": broker.bootstrap, "fetch_max_wait_ms": FETCH_WAIT_MS}
+        settings = Settings.load(overrides={"kafka": kafka})
         complete = True
         try:
             view.note("starting the service")

@@ -52,7 +52,8 @@ class FetchRecovery:
         consumer: The consumer that raised.
         ledger: Which records were handed over.
         register: Opens the offsets of records; drops records of partitions that were lost meanwhile.
-        settings: Topic and group, and how fetches wait.
+        settings: Topic and group.
+        longest_fetch_ms: How long a fetch may wait at the broker.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class FetchRecovery:
         ledger: Ledger,
         register: Callable[[Sequence[Record]], Sequence[Record]],
         settings: Settings,
+        *,
+        longest_fetch_ms: int,
     ) -> None:
         self._consumer = consumer
         self._ledger = ledger
@@ -68,7 +71,7 @@ class FetchRecovery:
         self._topic = settings.topics.queries
         self._group_id = settings.kafka.group_id
         self._from_beginning = settings.kafka.auto_offset_reset == "earliest"
-        self._patience_ms = max(READ_TIMEOUT_MS, 2 * settings.kafka.fetch_max_wait_ms)
+        self._patience_ms = max(READ_TIMEOUT_MS, 2 * longest_fetch_ms)
         """Milliseconds to wait for a record that exists. Longer than a fetch waits at the broker: aiokafka
         starts no fetch for a partition while one for other partitions is in flight."""
 

@@ -109,7 +109,9 @@ class Source(ConsumerRebalanceListener):
         self._pacing = FetchPacing(max_wait_ms=kafka.fetch_max_wait_ms, linger_ms=kafka.fetch_linger_ms)
         self.pauses = PartitionPauses(self.consumer, ledger)
         self._offset_reset = OffsetReset(self.consumer, ledger, observer, settings)
-        self._recovery = FetchRecovery(self.consumer, ledger, self._register, settings)
+        self._recovery = FetchRecovery(
+            self.consumer, ledger, self._register, settings, longest_fetch_ms=self._pacing.longest_ms
+        )
 
     def __repr__(self) -> str:
         return f"<Source {self._topics.queries} {self._ledger}{' paused' if self.pauses.all_paused else ''}>"
@@ -127,7 +129,8 @@ class Source(ConsumerRebalanceListener):
             on_unanswered=self._on_unanswered,
             on_fenced=self._fenced,
         )
-        aiokafka_internals.choose_fetch_wait(self.consumer, self._pacing.wait)
+        aiokafka_internals.pace_fetches(self.consumer, self._pacing)
+        self._note(0)
         self.consumer.subscribe(self._topics.inputs, pattern=self._topics.pattern, listener=self)
 
     async def fetch(self, max_records: int) -> list[Record | CorruptRecord]:
@@ -158,7 +161,6 @@ class Source(ConsumerRebalanceListener):
             if self._recovery.is_harmless(error):
                 return []
             log.warning("fetch failed", error_type=type(error).__name__)
-            self._note(0)  # a recovery is not idle: it waits for other fetches in flight
             return await self._recovery.recover(max_records)
         if fetched:
             self._note(sum(map(len, fetched.values())))
