@@ -58,7 +58,6 @@ class Proxy:
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda *_: None)  # failed handshakes are the point
-        self._serving: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._server = self._call(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls))
@@ -105,16 +104,15 @@ class Proxy:
         self._closing = True
         self._server.close()
         await self._reset()
-        if self._serving:
-            await asyncio.wait(self._serving, timeout=5)
+        ends_at = self._loop.time() + 5
+        # Not only what is served: a connection may just be accepted.
+        while (others := asyncio.all_tasks() - {asyncio.current_task()}) and self._loop.time() < ends_at:
+            await asyncio.wait(others, timeout=0.5)
+            await self._reset()
         await asyncio.sleep(0.05)  # transports close in callbacks that cannot be awaited
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(self, writer)
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
         self._links.add(link)
         try:
             if self._closing:  # accepted just before the server was closed
