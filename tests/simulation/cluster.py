@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from aiokafka import TopicPartition
+
     from .broker import Broker
     from .loop import Process
     from .network import Connection, Network
@@ -30,6 +32,10 @@ class Client:
 
     def _on_connection_closed(self, connection: object, reason: object) -> None:
         """Do nothing."""
+
+    def leader_for_partition(self, place: TopicPartition) -> int:  # noqa: ARG002
+        """Return the same broker for all partitions of a consumer."""
+        return 1
 
     async def send(self, *_: Any, **__: Any) -> Any:
         """Send a consumer's request over its connections."""

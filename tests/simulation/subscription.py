@@ -53,6 +53,7 @@ class Assignment:
 
     def __init__(self, partitions: list[TopicPartition]) -> None:
         self.states = {partition: PartitionState() for partition in partitions}
+        self.tps = frozenset(partitions)
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property

@@ -102,6 +102,10 @@ class Proxy:
 
     async def _close(self) -> None:
         self._closing = True
+        for listening in self._server.sockets:
+            self._loop.remove_reader(listening.fileno())
+        for _ in range(10):  # Python leaks a connection that it has just accepted when the server is closed
+            await asyncio.sleep(0)
         self._server.close()
         await self._reset()
         ends_at = self._loop.time() + 5
