@@ -61,9 +61,12 @@ async def play(
     """
     view.note("starting the embedded broker")
     names = Settings.load().topics.all
-    async with EmbeddedBroker(names) as broker, ServiceProcess(broker.bootstrap, APP) as service:
-        kafka = {"bootstrap_servers": broker.bootstrap, "fetch_max_wait_ms": FETCH_WAIT_MS}
-        settings = Settings.load(overrides={"kafka": kafka})
+    variables = {"FIVESTAGE_KAFKA__FETCH_MAX_WAIT_MS": str(FETCH_WAIT_MS)}
+    async with (
+        EmbeddedBroker(names) as broker,
+        ServiceProcess(broker.bootstrap, APP, environment=variables) as service,
+    ):
+        settings = Settings.load(overrides={"kafka": {"bootstrap_servers": broker.bootstrap}})
         complete = True
         try:
             view.note("starting the service")
