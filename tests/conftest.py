@@ -32,7 +32,7 @@ LONG_LIMIT_S = 3600
 WHOLE = ("tests/embedded/", "tests/kafka/", "tests/simulation/", "tests/tools/")
 """Folders whose files are not split among processes: their tests share fixtures that start slowly, or take
 long themselves, and whole files come first."""
-WAITING = 4
+WAITING = 3
 """More processes than processors: many tests wait most of the time."""
 
 hypothesis.settings.register_profile(

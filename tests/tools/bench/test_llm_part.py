@@ -10,6 +10,7 @@ import pytest
 
 from fivestage import Orchestrator, Pipeline
 from fivestage.core.records import Output, OutputRecord
+from support.kinds import PLAN
 
 from . import llm_virtual
 from .llm import bars_of, kind_of, row_of, shown
@@ -149,7 +150,7 @@ async def test_a_failed_query_says_why() -> None:
     app = Pipeline(builtins=False)
     app.node("fails")(Raises())
     app.decision(lambda _query, _ctx: "fails")
-    async with Orchestrator(app) as orchestrator:
+    async with Orchestrator(app, plan=PLAN) as orchestrator:
         result = await orchestrator.process_query("any")
     record = OutputRecord(Output.RESULTS, None, orjson.dumps(result.model_dump(mode="json")), b"")
     end = ended_of(3, record, IN_TIME)
