@@ -113,8 +113,11 @@ class Ends:
         return ["degraded" if one["degraded"] else one["status"] for one in results]
 
     def committed(self) -> int:
-        """Return the number of queries below the group's committed positions."""
-        found = self._client.committed(self._all(self._place.topics.queries), timeout=20)
+        """Return the number of queries below the group's committed positions; 0 while nobody knows them."""
+        try:
+            found = self._client.committed(self._all(self._place.topics.queries), timeout=20)
+        except KafkaException:  # a new broker does not coordinate groups yet
+            return 0
         return sum(max(0, one.offset) for one in found)
 
     def _all(self, topic: str) -> list[TopicPartition]:
