@@ -21,7 +21,8 @@ FAST := tests/unit/core tests/unit/nodes tests/virtual tests/realtime tests/embe
 COMPILED_ONLY := tests/simulation tests/embedded/test_sink.py tests/embedded/test_sender.py tests/embedded/test_event_batch.py
 # Virtual hours of arithmetic, which is the same in each version and in each build.
 SLOW := tests/virtual/test_recovered_node.py tests/virtual/test_concurrency_limit.py tests/virtual/test_overload.py \
-	tests/virtual/test_learning.py tests/virtual/test_unanswerable.py tests/virtual/test_machine.py tests/virtual/test_hedging_load.py tests/virtual/test_batch_load.py \
+	tests/virtual/test_learning.py tests/virtual/test_unanswerable.py tests/virtual/test_machine.py \
+	tests/virtual/test_hedging_load.py tests/virtual/test_batch_load.py \
 	tests/unit/core/test_concurrency_limit.py tests/unit/core/test_node_trials.py
 
 .DEFAULT_GOAL := help

@@ -9,6 +9,8 @@ import pytest
 
 from fivestage.executors import interpreter
 from fivestage.executors.interpreter import SWITCH_INTERVAL_S, YIELDING_INTERVAL_S
+from fivestage.executors.thread.executor import ThreadExecutor
+from fivestage.executors.thread.worker import ThreadWorker
 from support import contract_app
 from support.contract_app import GATE
 from support.jobs import until
@@ -49,3 +51,20 @@ async def test_the_interval_follows_the_code_that_runs(place: Place, node: str) 
             await bus.ended(job)
         await until(lambda: is_set_to(YIELDING_INTERVAL_S))
     assert is_set_to(before)
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_turns_are_long_only_in_a_busy_process(
+    place: Place, monkeypatch: pytest.MonkeyPatch, *, busy: bool
+) -> None:
+    """The interval, and whether messages wait for their sender's round, depend on the CPU in use."""
+    monkeypatch.setattr(interpreter, "BUSY", 0.0 if busy else 1e6)
+    monkeypatch.setattr(interpreter, "STILL_BUSY", 0.0 if busy else 1e6)
+    async with place.running(PLAN) as bus:
+        sys.setswitchinterval(0.001)
+        await bus.ended(bus.submit("echo 1"))
+        await until(lambda: is_set_to(YIELDING_INTERVAL_S if busy else SWITCH_INTERVAL_S))
+        assert isinstance(bus.executor, ThreadExecutor)
+        for worker in bus.executor.workers:
+            assert isinstance(worker, ThreadWorker)
+            assert worker._inbox._waits_for_sender() is busy

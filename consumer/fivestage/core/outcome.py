@@ -29,7 +29,7 @@ CLOCK_SLACK_S = 1e-6
 
 
 def microseconds(seconds: float) -> int:
-    """Round to whole microseconds, as events show times."""
+    """Round to whole microseconds, as events show times: ``event_json`` has it inline for each of them."""
     return int(seconds * 1e6 + 0.5)
 
 

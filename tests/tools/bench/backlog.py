@@ -113,7 +113,7 @@ class Ends:
         return ["degraded" if one["degraded"] else one["status"] for one in results]
 
     def committed(self) -> int:
-        """Return the number of queries below the group's committed positions; 0 while nobody knows them."""
+        """Return the number of queries below the group's committed positions; 0 while they cannot be read."""
         try:
             found = self._client.committed(self._all(self._place.topics.queries), timeout=20)
         except KafkaException:  # a new broker does not coordinate groups yet

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from fivestage.core.codec.decode import MAX_KEY_BYTES, Unreadable, UnreadableReason
 from fivestage.core.codec.encode import Encoder, output_key
-from fivestage.core.codec.event_json import EventJson
+from fivestage.core.codec.event_json import EventJson, _ms
 from fivestage.core.deadline import Budget
+from fivestage.core.outcome import microseconds
 from fivestage.core.records import NOT_FROM_KAFKA, Output, OutputRecord, PlainRecord
 from fivestage.core.rejection_cause import EXPIRED, STALLED_TWICE, WOULD_EXPIRE, RejectionCause
 from fivestage_schemas import (
@@ -653,3 +654,9 @@ def test_stage_data_is_embedded_as_it_was_encoded() -> None:
     """Stage data is encoded once, where it ran, and embedded unchanged."""
     raw = b'{"z":[1,2.50,"\xc3\xbc"],"a":null}'
     assert b'"data":' + raw + b"," in EventJson(envelope()).stage(run_of(PROCESSING, data_json=raw))
+
+
+@given(seconds=st.floats(0, 1e6, exclude_min=True))
+def test_times_are_rounded_as_within_budget_rounds_them(seconds: float) -> None:
+    """What is within budget by its own rounding is so by the times in the event."""
+    assert _ms(seconds) == b"%d.%03d" % divmod(microseconds(seconds), 1000)

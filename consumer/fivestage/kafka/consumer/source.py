@@ -130,7 +130,7 @@ class Source(ConsumerRebalanceListener):
             on_fenced=self._fenced,
         )
         aiokafka_internals.pace_fetches(self.consumer, self._pacing)
-        self._note(0)
+        self._note(0)  # a start is not idle
         self.consumer.subscribe(self._topics.inputs, pattern=self._topics.pattern, listener=self)
 
     async def fetch(self, max_records: int) -> list[Record | CorruptRecord]:
