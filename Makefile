@@ -14,11 +14,13 @@ PACKAGES := $(shell find consumer schemas -type f -not -path '*/__pycache__/*')
 SECONDS ?= 600
 # pip, or uv where one is given (UV=uv): it takes the same locks, in a seventh of the time.
 install = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check)
-# What may differ between versions of Python and needs no Kafka; with one round trip on the embedded broker.
-FAST := tests/unit/core tests/unit/nodes tests/virtual tests/realtime tests/embedded/cli/test_round_trip.py tests/unit/test_admin.py \
-	tests/unit/test_exports.py tests/unit/test_schemas.py tests/unit/test_settings.py
+# What may differ between versions of Python and needs no Kafka, in virtual time or without one.
+VIRTUAL := tests/unit/core tests/unit/nodes tests/virtual tests/unit/test_admin.py tests/unit/test_exports.py \
+	tests/unit/test_schemas.py tests/unit/test_settings.py
+# The same with real threads and processes, and one round trip on the embedded broker.
+REALTIME := tests/realtime tests/embedded/cli/test_round_trip.py
 # What the compiled build may break besides.
-COMPILED_ONLY := tests/simulation tests/embedded/test_sink.py tests/embedded/test_sender.py tests/embedded/test_event_batch.py
+PUBLISHING := tests/embedded/test_sink.py tests/embedded/test_sender.py tests/embedded/test_event_batch.py
 # Virtual hours of arithmetic, which is the same in each version and in each build.
 SLOW := tests/virtual/test_recovered_node.py tests/virtual/test_concurrency_limit.py tests/virtual/test_overload.py \
 	tests/virtual/test_learning.py tests/virtual/test_unanswerable.py tests/virtual/test_machine.py \
@@ -26,7 +28,7 @@ SLOW := tests/virtual/test_recovered_node.py tests/virtual/test_concurrency_limi
 	tests/unit/core/test_concurrency_limit.py tests/unit/core/test_node_trials.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-tools test-fast test-long test-compiled test-pythons mutants verbs long wheel check format bench bench-quick bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale bench-restart soak faults chaos kafka-image sbom lock
+.PHONY: help demo test test-tools test-fast test-long test-compiled test-compiled-virtual test-compiled-realtime test-pythons mutants verbs long wheel check format bench bench-quick bench-overload bench-hostile bench-ordinary bench-slow bench-controls bench-scale bench-restart soak faults chaos kafka-image sbom lock
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+%?:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -38,7 +40,7 @@ test: $(READY) ## The tests of the product; those on a real Kafka are skipped wh
 	$(BIN)/pytest -n auto
 
 test-fast: $(READY) ## The tests that need no Kafka and little time
-	$(BIN)/pytest -n auto $(FAST) $(addprefix --ignore=,$(SLOW))
+	$(BIN)/pytest -n auto $(VIRTUAL) $(REALTIME) $(addprefix --ignore=,$(SLOW))
 
 test-long: $(BENCH_READY) $(FAUST)/.ready $(QUIX)/.ready ## All tests, also the long ones
 	$(BIN)/pytest -n auto --long tests
@@ -65,8 +67,13 @@ test-pythons: ## The fast tests on each other Python that is found
 
 wheel: $(WHEELS)/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 
-test-compiled: $(COMPILED)/.ready ## The tests of compiled modules, against the compiled wheel
-	$(COMPILED)/bin/pytest -n auto $(FAST) $(COMPILED_ONLY) $(addprefix --ignore=,$(SLOW))
+test-compiled: test-compiled-virtual test-compiled-realtime ## The tests of compiled modules, against the compiled wheel
+
+test-compiled-virtual: $(COMPILED)/.ready
+	$(COMPILED)/bin/pytest -n auto tests/simulation $(VIRTUAL) $(addprefix --ignore=,$(SLOW))
+
+test-compiled-realtime: $(COMPILED)/.ready
+	$(COMPILED)/bin/pytest -n auto $(REALTIME) $(PUBLISHING)
 
 check: $(READY) ## Format, lint, types, import rules
 	$(BIN)/ruff format --check $(SOURCES)

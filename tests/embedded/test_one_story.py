@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-import subprocess
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import pytest
 from support.embedded import Broker, Installation, patient
 from support.feeder import Feeder, event, write
 from support.jobs import until
+from support.preloaded import run
 from support.probe import get
 from support.process import TESTS, ServiceProcess
 from support.programs import program
@@ -44,7 +44,7 @@ class Views:
     def top(self) -> str:
         """Return a frame of ``fivestage top``."""
         command = [sys.executable, "-m", "fivestage", "top", f"127.0.0.1:{self._port}", "--once"]
-        done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=60, check=False)
+        done = run(command, cwd=TESTS, timeout=60)
         assert done.returncode == 0, done.stderr
         return " ".join(done.stdout.split())
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING
+
+from support.preloaded import run
 
 from .broker import TopicSet
 
 if TYPE_CHECKING:
+    import subprocess
+
     from .broker import RealBroker
 
 
@@ -19,13 +22,10 @@ def fivestage(kafka: RealBroker, prefix: str, *arguments: str) -> subprocess.Com
     names = ("queries", "stage_results", "results", "timeouts", "dead_letters")
     environment = {f"FIVESTAGE_TOPICS__{name.upper()}": getattr(topics, name) for name in names}
     environment["FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS"] = kafka.bootstrap
-    return subprocess.run(
+    return run(
         [sys.executable, "-m", "fivestage", *arguments],
         env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
         timeout=60,
-        check=False,
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from support.checker import json_of, read_all, wait_for_results
 from support.embedded import patient
 from support.feeder import Feeder, event, write
+from support.preloaded import Popen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +92,7 @@ class Developed:
             if value is not None
         }
         settings = {f"FIVESTAGE_{name.upper().replace('.', '__')}": text for name, text in texts.items()}
-        self.process = subprocess.Popen(
+        self.process = Popen[str](
             [sys.executable, "-m", "fivestage", *self._arguments],
             cwd=self.folder,
             env={**os.environ, **settings, **self._path},

@@ -12,6 +12,7 @@ from confluent_kafka import Producer
 
 from fivestage.settings import TopicSettings
 from fivestage_schemas import StageType
+from support import preloaded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,9 @@ class Broker:
         self._numbers = count()
         command = [sys.executable, "-m", "fivestage.kafka.embedded_broker", "--partitions=4"]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+        self._process = preloaded.Popen[str](
+            command, stdin=pipe, stdout=pipe, text=True, start_new_session=True
+        )
         assert self._process.stdout is not None
         guard = threading.Timer(READY_S, self._process.kill)
         guard.start()

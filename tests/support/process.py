@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from support.preloaded import Popen
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -74,7 +76,7 @@ class ServiceProcess:
         environment = {
             f"FIVESTAGE_{k.upper().replace('.', '__')}": _text(v) for k, v in self._settings.items()
         }
-        self.process = subprocess.Popen(
+        self.process = Popen[bytes](
             [self._executable, "-m", "fivestage", "run", *self._arguments],
             cwd=TESTS,
             env={**os.environ, **environment, **self._environment},

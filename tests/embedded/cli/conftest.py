@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pytest
 
+from support import preloaded
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -113,15 +115,12 @@ def fivestage(environment: dict[str, str], folder: Path) -> Fivestage:
     """Return a function that runs a command to its end."""
 
     def run(*arguments: str, stdin: str = "", limit_s: float = LIMIT_S, **settings: str) -> Ran:
-        done = subprocess.run(
+        done = preloaded.run(
             [*COMMAND, *arguments],
             cwd=folder,
             env=environment | {f"FIVESTAGE_{name}": value for name, value in settings.items()},
-            input=stdin,
-            capture_output=True,
-            text=True,
+            stdin=stdin,
             timeout=limit_s,
-            check=False,
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 
@@ -134,7 +133,7 @@ def start_for_session(environment: dict[str, str]) -> Iterator[Start]:
     started: list[RunningCommand] = []
 
     def start(*arguments: str, **settings: str) -> RunningCommand:
-        process = subprocess.Popen(
+        process = preloaded.Popen[str](
             [*COMMAND, *arguments],
             env=environment | {f"FIVESTAGE_{name}": value for name, value in settings.items()},
             stdin=subprocess.PIPE,
@@ -167,7 +166,7 @@ def first_line(environment: dict[str, str]) -> FirstLine:
     """Return a function that reads one line of a command, as ``head -1`` does, and waits for its end."""
 
     def run(*arguments: str, **settings: str) -> Ran:
-        with subprocess.Popen(
+        with preloaded.Popen[str](
             [*COMMAND, *arguments],
             env=environment | {f"FIVESTAGE_{name}": value for name, value in settings.items()},
             stdin=subprocess.DEVNULL,

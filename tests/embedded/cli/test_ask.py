@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from support.preloaded import run
+
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
 APP = """
@@ -69,14 +71,11 @@ def ask(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in a folder with the app."""
     (folder / "small.py").write_text(app, encoding="utf-8")
-    return subprocess.run(
+    return run(
         [sys.executable, "-m", "fivestage", "ask", "small:app", *arguments],
         cwd=folder,
         env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
         timeout=60,
-        check=False,
     )
 
 

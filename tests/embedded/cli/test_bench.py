@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,10 @@ import pytest
 
 from support.developed import LIMIT_S, MODULE, PARTS
 from support.documents import commands, text_of
+from support.preloaded import run
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
 pytestmark = pytest.mark.broker
@@ -21,13 +22,10 @@ pytestmark = pytest.mark.broker
 
 def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a folder to its end."""
-    return subprocess.run(
+    return run(
         [sys.executable, "-m", "fivestage", "bench", "myapp:app", *arguments],
         cwd=folder,
-        capture_output=True,
-        text=True,
         timeout=LIMIT_S,
-        check=False,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fivestage.cli import app
+from support import preloaded
 from support.documents import blocks, commands, section, text_of
 
 if TYPE_CHECKING:
@@ -33,14 +33,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, *arguments: str, **environment: str) -> str:
     """Run a module of Python in a folder; return its output."""
-    ran = subprocess.run(
+    ran = preloaded.run(
         [sys.executable, "-m", *arguments],
         cwd=folder,
         env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
         timeout=120,
-        check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import os
 import signal
 import sys
 import time
 from pathlib import Path
+
+from support import preloaded
 
 from .report import markdown
 from .runner import Plan, run
@@ -34,6 +37,7 @@ def main() -> int:
         return 0
     if options.logs is not None:
         options.logs.mkdir(parents=True, exist_ok=True)
+    os.environ[preloaded.START] = "exec"  # as users start them
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(int(options.seconds + START_AND_END_S))
     faulthandler.dump_traceback_later(options.seconds + 1.5 * START_AND_END_S, exit=True)

@@ -1,0 +1,127 @@
+"""Starts commands by fork from a process that has imported the package: each import would take a second.
+
+The process of a command is a child like any other, with its own number, streams and signals. A command is
+started in the ordinary way where forking it would make a difference: with another Python, other variables
+than those of fivestage, on a system without Linux's subreapers, or with ``FIVESTAGE_TEST_START=exec``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, AnyStr
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SERVER = Path(__file__).with_name("preload_server.py")
+START = "FIVESTAGE_TEST_START"
+"""The variable that may be ``exec``."""
+FREE = ("FIVESTAGE_", "PYTEST_", "NO_COLOR", "COLUMNS", "LINES")
+"""Variables that are not read when modules are imported, by the start of their names."""
+_SUBREAPER = 36
+_DONE_S = 10.0
+
+
+class Popen(subprocess.Popen[AnyStr]):
+    """``subprocess.Popen``, which forks ``python -m MODULE``."""
+
+    def _execute_child(self, args: Any, *options: Any) -> None:
+        """Make the process; the signature is that of the standard library since Python 3.11."""
+        (executable, preexec, _, passed, cwd, env, _, _, shell) = options[:9]
+        unusual = executable or preexec or passed or shell or not _is_command(args)
+        server = None if unusual else _server()
+        if server is None or not server.suits(os.environ if env is None else env):
+            super()._execute_child(args, *options)  # type: ignore[misc]
+            return
+        pipes = options[9:15]
+        child_ends = pipes[0], pipes[3], pipes[5]
+        try:
+            self.pid = server.fork(
+                [number if end == -1 else end for number, end in enumerate(child_ends)],
+                module=args[2],
+                arguments=[os.fspath(one) for one in args[3:]],
+                cwd=str(Path.cwd() if cwd is None else Path(cwd).resolve()),
+                environment=dict(os.environ if env is None else env),
+                start_new_session=options[-2],
+            )
+            self._child_created = True
+        finally:
+            self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+def run(
+    command: list[str], *, stdin: str | None = None, timeout: float, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """``subprocess.run`` with captured texts; never raises for an exit code."""
+    pipe = subprocess.PIPE
+    source = subprocess.DEVNULL if stdin is None else pipe
+    with Popen[str](command, stdin=source, stdout=pipe, stderr=pipe, text=True, **options) as process:
+        try:
+            out, err = process.communicate(stdin, timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+class _Server:
+    """The process that has imported the package."""
+
+    def __init__(self) -> None:
+        self._connection, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._environment = _fixed(os.environ)
+        self._lock = threading.Lock()
+        self._libc = ctypes.CDLL(None)
+        with other:
+            self._process = subprocess.Popen(
+                [sys.executable, SERVER, str(other.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[other.fileno()],
+            )
+        atexit.register(self.end)
+
+    def suits(self, environment: Mapping[str, str]) -> bool:
+        """Return whether a command with this environment may be forked."""
+        return _fixed(environment) == self._environment
+
+    def fork(self, descriptors: list[int], **request: Any) -> int:
+        """Start a command as a child of this process; return its number."""
+        with self._lock:
+            self._libc.prctl(_SUBREAPER, 1)
+            try:
+                socket.send_fds(self._connection, [json.dumps(request).encode()], descriptors)
+                answer = self._connection.recv(20)
+            finally:
+                self._libc.prctl(_SUBREAPER, 0)
+        assert answer, "the process that imports the package has ended"
+        return int(answer)
+
+    def end(self) -> None:
+        """End the process; what it has started goes on."""
+        self._connection.close()
+        self._process.wait(_DONE_S)
+
+
+@functools.cache
+def _server() -> _Server | None:
+    if sys.platform != "linux" or os.environ.get(START) == "exec":
+        return None
+    return _Server()
+
+
+def _is_command(args: Any) -> bool:
+    return list(args[:2]) == [sys.executable, "-m"] and args[2].partition(".")[0] == "fivestage"
+
+
+def _fixed(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in environment.items() if not name.startswith(FREE)}
