@@ -76,13 +76,17 @@ def test_every_printed_command_is_run() -> None:
         assert not name or f"def {name}(" in text, place
 
 
-NOT_IN_CI = {"kafka-image", "sbom", "lock", "test-python", "test-fast", "wheel", "long"} | {
-    "bench-quick",
-    "test-compiled",
+NOT_IN_CI = {
+    "kafka-image",  # .ci/services.sh builds it
+    "test-python",  # with its test-fast: CI runs them with one version
+    "test-fast",
+    "test-compiled",  # CI runs its two parts, which make the wheel
+    "wheel",
+    "long",  # runs those that take hours
+    "bench-quick",  # verbs runs it in a shorter form
+    "sbom",  # needs an index, as lock
+    "lock",
 }
-"""``kafka-image``: .ci/services.sh builds it; ``test-python``, and so ``test-fast``: CI runs them with one
-version; ``test-compiled``: its two parts are run, and make the wheel; ``long`` runs those that take hours; ``verbs`` runs
-``bench-quick`` in a shorter form; the others need an index."""
 
 
 def _ci() -> str:
