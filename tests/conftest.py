@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -83,6 +84,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(LONG_LIMIT_S))
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the tests themselves from garbage collection: it takes a twelfth of the CPU of all tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def _leave_out(marker: str, config: pytest.Config, items: list[pytest.Item]) -> None:
