@@ -55,25 +55,43 @@ def test_what_is_chosen(*, crowded: bool, shared: bool, busy: bool, wanted: floa
     assert sys.getswitchinterval() == pytest.approx(BEFORE_S)
 
 
+class Used:
+    """The CPU that the process and its bus have used; the bus half of it."""
+
+    def __init__(self) -> None:
+        self.process_s = self.bus_s = 0.0
+        self.use = InterpreterUse(lambda: self.process_s, lambda: self.bus_s)
+        self._now = 1000.0
+
+    def is_busy_after(self, share: float, bus: float = 0.5, windows: float = 1.000001) -> bool:
+        """Use a share of a core, the bus a part of it, and ask."""
+        took_s = windows * BUSY_WINDOW_S
+        self.process_s += share * took_s
+        self.bus_s += share * bus * took_s
+        self._now += took_s
+        return self.use.is_busy(self._now)
+
+
 def test_the_interpreter_is_busy_by_the_cpu_that_is_used() -> None:
     """A process is busy from 96 % of a core in a window on, and stays so to 92 %."""
-    cpu_s = 0.0
-    use = InterpreterUse(lambda: cpu_s)
-    found = []
-    for window, share in enumerate([1.0, 0.95, 0.97, 0.93, 0.91, 0.93]):
-        cpu_s += share * BUSY_WINDOW_S
-        found.append(use.is_busy(1000 + window * BUSY_WINDOW_S * 1.000001))
+    used = Used()
+    found = [used.is_busy_after(share) for share in (1.0, 0.95, 0.97, 0.93, 0.91, 0.93)]
     assert found == [False, False, True, True, False, False]
+
+
+def test_a_bus_that_computes_alone_is_not_busy_enough() -> None:
+    """Where the threads of nodes use less than 15 % of the CPU, turns would be long for nothing."""
+    used = Used()
+    found = [used.is_busy_after(1.0, bus) for bus in (1.0, 0.86, 0.84, 0.5, 0.9)]
+    assert found == [False, False, True, True, False]
 
 
 def test_use_is_not_measured_over_moments() -> None:
     """Between two windows the last answer holds."""
-    cpu_s = 0.0
-    use = InterpreterUse(lambda: cpu_s)
-    assert not use.is_busy(1000)
-    cpu_s = BUSY_WINDOW_S
-    assert not use.is_busy(1000 + BUSY_WINDOW_S / 2)
-    assert use.is_busy(1000 + BUSY_WINDOW_S * 1.000001)
+    used = Used()
+    assert not used.is_busy_after(0.0)
+    assert not used.is_busy_after(1.0, windows=0.5)
+    assert used.is_busy_after(1.0, windows=0.500001)
 
 
 def test_the_shortest_choice_of_several_executors_counts() -> None:

@@ -17,10 +17,13 @@ GC_THRESHOLD: Final = 5_000
 SWITCH_INTERVAL_S: Final = 0.0005
 """Seconds that a thread may keep the interpreter. With Python's 5 ms a node that spins delays deadlines."""
 YIELDING_INTERVAL_S: Final = 0.005
-"""The same while the interpreter is busy and all code soon gives control back by itself: longer turns cost
-less. While it is not busy, they would only delay what each turn of a query waits for."""
+"""The same while several threads keep the interpreter busy and all code soon gives control back by itself:
+longer turns cost less. Otherwise they would only delay what each turn of a query waits for."""
 BUSY, STILL_BUSY = 0.96, 0.92
 """The CPU of one core that the process uses from which it is busy, and below which it is so no more."""
+MIN_OTHERS = 0.15
+"""The share of that CPU from which on other threads than the bus are busy too. Less is used where the bus
+rejects most queries: those that run wait for a turn then, and keep their slots meanwhile."""
 BUSY_WINDOW_S: Final = 0.05
 """Least seconds over which that is measured."""
 _YIELDING_THREADS: Final = ("MainThread", "fivestage-", "Otel", "asyncio-waitpid")
@@ -35,27 +38,34 @@ def share_the_interpreter() -> None:
 
 
 class InterpreterUse:
-    """Measures whether this process uses the interpreter nearly all the time.
+    """Measures whether several threads of this process use the interpreter nearly all the time.
 
     A process that gets less CPU than it could use, because of a quota or of other processes, is not busy.
 
     Args:
         cpu_clock: Returns the CPU seconds of this process.
+        bus_clock: Returns the CPU seconds of the thread that asks, which is that of the bus.
     """
 
-    def __init__(self, cpu_clock: Callable[[], float] = time.process_time) -> None:
-        self._cpu_clock = cpu_clock
-        self._cpu_s = cpu_clock()
+    def __init__(
+        self,
+        cpu_clock: Callable[[], float] = time.process_time,
+        bus_clock: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self._clocks = cpu_clock, bus_clock
+        self._read = cpu_clock(), bus_clock()
         self._since = -inf
         self._is_busy = False
 
     def is_busy(self, now: float) -> bool:
-        """Whether it was busy in the last window. Call this more often than each BUSY_WINDOW_S."""
-        if now - self._since >= BUSY_WINDOW_S:
-            cpu_s = self._cpu_clock()
-            share = (cpu_s - self._cpu_s) / (now - self._since)
-            self._is_busy = share >= (STILL_BUSY if self._is_busy else BUSY)
-            self._cpu_s, self._since = cpu_s, now
+        """Whether it was so in the last window. Call this more often than each BUSY_WINDOW_S."""
+        took_s = now - self._since
+        if took_s >= BUSY_WINDOW_S:
+            before, self._read = self._read, (self._clocks[0](), self._clocks[1]())
+            cpu_s, bus_s = self._read[0] - before[0], self._read[1] - before[1]
+            least_s = took_s * (STILL_BUSY if self._is_busy else BUSY)
+            self._is_busy = cpu_s >= least_s and cpu_s - bus_s >= MIN_OTHERS * cpu_s
+            self._since = now
         return self._is_busy
 
 
@@ -76,7 +86,7 @@ class SwitchInterval:
         Args:
             crowded: Abandoned code runs, which may spin.
             shared: Code runs that may keep the interpreter for as long as it is let.
-            busy: The interpreter is in use nearly all the time.
+            busy: See InterpreterUse.
         """
         self.is_long = busy and not (crowded or shared or _has_other_threads())
         usual_s = YIELDING_INTERVAL_S if self.is_long else SWITCH_INTERVAL_S
