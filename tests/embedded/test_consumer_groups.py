@@ -33,6 +33,7 @@ LIMIT_S = 60.0
 PROCESSES = {
     "executor.kind": "process",
     "executor.workers": 2,
+    "executor.stall_ms": 20_000,  # a busy machine stalls them for longer than the default
     "pipeline.total_timeout_ms": 60_000,
     "pipeline.stage_timeouts_ms": {"processing": 60_000},
 }
@@ -50,7 +51,7 @@ async def test_a_restart_is_let_in(bootstrap: str) -> None:
     for _ in range(2):
         with ServiceProcess("support.apps:load", bootstrap) as service:
             assert service.end(signal.SIGINT) == 0
-        assert {line["level"] for line in service.log} == {"info"}
+        assert [line for line in service.log if line["level"] != "info"] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -62,7 +63,7 @@ async def test_a_signal_to_the_process_group(bootstrap: str, number: signal.Sign
         until(lambda: metrics(port_of(service), "fivestage_in_flight") == {"": 1}, "the query runs")
         os.killpg(service.process.pid, number)
         assert service.wait() == 0
-        assert {line["level"] for line in service.log} == {"info"}
+        assert [line for line in service.log if line["level"] != "info"] == []
     [result] = read_all(bootstrap, TOPICS.results)
     assert json_of(result)["status"] == "success"
 
