@@ -14,7 +14,7 @@ PACKAGES := $(shell find consumer schemas -type f -not -path '*/__pycache__/*')
 SECONDS ?= 600
 # pip, or uv where one is given (UV=uv): it takes the same locks, in a seventh of the time.
 install = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check)
-# What may differ between versions of Python and needs no Kafka, in virtual time or without one.
+# What may differ between versions of Python and needs no Kafka, in virtual time or without a clock.
 VIRTUAL := tests/unit/core tests/unit/nodes tests/virtual tests/unit/test_admin.py tests/unit/test_exports.py \
 	tests/unit/test_schemas.py tests/unit/test_settings.py
 # The same with real threads and processes, and one round trip on the embedded broker.
@@ -43,7 +43,7 @@ test-fast: $(READY) ## The tests that need no Kafka and little time
 	$(BIN)/pytest -n auto $(VIRTUAL) $(REALTIME) $(addprefix --ignore=,$(SLOW))
 
 test-long: $(BENCH_READY) $(FAUST)/.ready $(QUIX)/.ready ## All tests, also the long ones
-	$(BIN)/pytest -n auto --long tests
+	FIVESTAGE_TEST_START=exec $(BIN)/pytest -n auto --long tests
 
 mutants: $(READY) ## Plant mistakes in the product: each must make a test fail
 	$(BIN)/python -m tests.tools.mutants $(OPTIONS)
@@ -67,8 +67,10 @@ test-pythons: ## The fast tests on each other Python that is found
 
 wheel: $(WHEELS)/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 
-test-compiled: test-compiled-virtual test-compiled-realtime ## The tests of compiled modules, against the compiled wheel
+test-compiled: $(COMPILED)/.ready ## The tests of compiled modules, against the compiled wheel
+	$(COMPILED)/bin/pytest -n auto tests/simulation $(VIRTUAL) $(REALTIME) $(PUBLISHING) $(addprefix --ignore=,$(SLOW))
 
+# The same in two parts, for CI.
 test-compiled-virtual: $(COMPILED)/.ready
 	$(COMPILED)/bin/pytest -n auto tests/simulation $(VIRTUAL) $(addprefix --ignore=,$(SLOW))
 
@@ -117,7 +119,7 @@ soak: $(BENCH_READY) ## Hours at a steady load: nothing may grow (SECONDS=3600, 
 	$(BIN)/python -m tests.tools.bench.soak --seconds $(SECONDS) $(OPTIONS)
 
 faults: $(READY) ## Every fault that is provided for, on real brokers, as a table (docs/faults.md)
-	$(BIN)/pytest -m fault --long --fault-table=docs/faults.md
+	FIVESTAGE_TEST_START=exec $(BIN)/pytest -m fault --long --fault-table=docs/faults.md
 
 chaos: $(READY) ## Kill, stop and restart instances and brokers at random for SECONDS=600, SEED=... (docs/chaos.md)
 	$(BIN)/python -m tests.tools.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(OPTIONS)

@@ -28,7 +28,7 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setattr(interpreter, "_YIELDING_THREADS", ("",))
     monkeypatch.setattr(interpreter, "BUSY", 0.0)
     monkeypatch.setattr(interpreter, "STILL_BUSY", 0.0)
-    monkeypatch.setattr(interpreter, "MIN_OTHERS", 0.0)
+    monkeypatch.setattr(interpreter, "MIN_OTHERS", -1.0)
     return Place(contract_app, "thread", tmp_path, monkeypatch)
 
 
@@ -61,7 +61,7 @@ async def test_turns_are_long_only_in_a_busy_process(
     """The interval, and whether messages wait for their sender's round, depend on the CPU in use."""
     monkeypatch.setattr(interpreter, "BUSY", 0.0 if busy else 1e6)
     monkeypatch.setattr(interpreter, "STILL_BUSY", 0.0 if busy else 1e6)
-    monkeypatch.setattr(interpreter, "MIN_OTHERS", 0.0)
+    monkeypatch.setattr(interpreter, "MIN_OTHERS", -1.0)
     async with place.running(PLAN) as bus:
         sys.setswitchinterval(0.001)
         await bus.ended(bus.submit("echo 1"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import pkgutil
@@ -21,14 +21,29 @@ import threading
 from typing import Any, NoReturn
 
 REQUEST_BYTES = 1 << 20
+BROKEN_OUTPUT = 120
+"""The exit code of an interpreter that cannot write its last output."""
 
 
 def preload(package: str) -> None:
-    """Import all modules of a package but the programs among them, and what they import when called."""
-    importlib.import_module("typer.rich_utils")
-    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    """Import all modules of a package but the programs among them, and what they import when called.
+
+    A module that cannot be imported is left to the commands that need it: they fail as they would elsewhere.
+    """
+    names = [one.name for one in pkgutil.walk_packages(_path_of(package), f"{package}.", onerror=_ignore)]
+    for name in ["typer.rich_utils", *names]:
+        if not name.endswith("__main__"):
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+
+
+def _path_of(package: str) -> list[str]:
+    found = importlib.util.find_spec(package)
+    return list(found.submodule_search_locations or ()) if found is not None else []
+
+
+def _ignore(_name: str) -> None:
+    pass
 
 
 def requested(connection: socket.socket) -> dict[str, Any]:
@@ -50,22 +65,29 @@ def requested(connection: socket.socket) -> dict[str, Any]:
 
 
 def _fork_twice() -> int:
-    """Fork a process whose parent has ended: its next subreaper becomes its parent."""
+    """Fork a process whose parent has ended: its next subreaper becomes its parent.
+
+    Returns its number, or 0 in the new process.
+    """
     read, write = os.pipe()
     if (between := os.fork()) == 0:
-        if (pid := os.fork()) == 0:
-            return 0
-        os.write(write, str(pid).encode())
+        try:
+            if (pid := os.fork()) == 0:
+                return 0
+            os.write(write, str(pid).encode())
+        except OSError:
+            os._exit(1)
         os._exit(0)
-    os.waitpid(between, 0)
-    number = int(os.read(read, 20))
-    os.close(read)
     os.close(write)
-    return number
+    os.waitpid(between, 0)
+    number = os.read(read, 20)
+    os.close(read)
+    return int(number or -1)
 
 
-def become(request: dict[str, Any]) -> None:
+def become(request: dict[str, Any]) -> NoReturn:
     """Run a module as ``python -m`` does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if request["start_new_session"]:
         os.setsid()
     os.chdir(request["cwd"])
@@ -73,14 +95,25 @@ def become(request: dict[str, Any]) -> None:
     os.environ.update(request["environment"])
     sys.path[0] = request["cwd"]
     sys.argv = ["-m", *request["arguments"]]
-    sys.stdin = os.fdopen(0, closefd=False)
-    sys.stdout = os.fdopen(1, "w", closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    _open_streams()
+    module = request["module"]
+    if not hasattr(sys.modules.get(module), "__path__"):  # a program must not have been imported
+        sys.modules.pop(module, None)
+    code: object = None
     try:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as error:
-        _end(error.code)
-    _end(0)
+        code = error.code
+    _end(code)
+
+
+def _open_streams() -> None:
+    stdin, stdout = sys.__stdin__, sys.__stdout__
+    assert stdin is not None
+    assert stdout is not None
+    sys.stdin = os.fdopen(0, newline="\n", errors=stdin.errors, closefd=False)
+    sys.stdout = os.fdopen(1, "w", errors=stdout.errors, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
 
 
 def _end(code: object) -> NoReturn:
@@ -90,9 +123,14 @@ def _end(code: object) -> NoReturn:
     if not (code is None or isinstance(code, int)):
         sys.stderr.write(f"{code}\n")
         code = 1
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    gc.collect()  # tasks that are left behind say so when they are freed
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"Exception ignored in: {sys.stdout!r}\n{type(error).__name__}: {error}\n")
+        code = BROKEN_OUTPUT
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
     os._exit(code or 0)
 
 
@@ -100,5 +138,5 @@ if __name__ == "__main__":
     preload("fivestage")
     gc.collect()
     gc.freeze()  # else the first collection of each process copies all pages
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where this one runs in the background
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on make test: pytest ends this one
     become(requested(socket.socket(fileno=int(sys.argv[1]))))

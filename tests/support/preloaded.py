@@ -1,8 +1,9 @@
 """Starts commands by fork from a process that has imported the package: each import would take a second.
 
-The process of a command is a child like any other, with its own number, streams and signals. A command is
-started in the ordinary way where forking it would make a difference: with another Python, other variables
-than those of fivestage, on a system without Linux's subreapers, or with ``FIVESTAGE_TEST_START=exec``.
+The process of a command is a child with its own number, streams, signals and exit code. It differs in what it
+shares with the others: modules that are imported already, the order of sets, ``PYTHONUNBUFFERED``. A command
+is started in the ordinary way where that may matter: with another Python, other variables than those of
+fivestage, on a system without Linux's subreapers, or with ``FIVESTAGE_TEST_START=exec``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ FREE = ("FIVESTAGE_", "PYTEST_", "NO_COLOR", "COLUMNS", "LINES")
 """Variables that are not read when modules are imported, by the start of their names."""
 _SUBREAPER = 36
 _DONE_S = 10.0
+_LOCK = threading.Lock()
 
 
 class Popen(subprocess.Popen[AnyStr]):
@@ -38,7 +40,7 @@ class Popen(subprocess.Popen[AnyStr]):
         """Make the process; the signature is that of the standard library since Python 3.11."""
         (executable, preexec, _, passed, cwd, env, _, _, shell) = options[:9]
         unusual = executable or preexec or passed or shell or not _is_command(args)
-        server = None if unusual else _server()
+        server = None if unusual else _server_or_none()
         if server is None or not server.suits(os.environ if env is None else env):
             super()._execute_child(args, *options)  # type: ignore[misc]
             return
@@ -79,7 +81,6 @@ class _Server:
     def __init__(self) -> None:
         self._connection, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._environment = _fixed(os.environ)
-        self._lock = threading.Lock()
         self._libc = ctypes.CDLL(None)
         with other:
             self._process = subprocess.Popen(
@@ -96,20 +97,40 @@ class _Server:
 
     def fork(self, descriptors: list[int], **request: Any) -> int:
         """Start a command as a child of this process; return its number."""
-        with self._lock:
-            self._libc.prctl(_SUBREAPER, 1)
+        with _LOCK:
+            self._become_subreaper(1)
             try:
-                socket.send_fds(self._connection, [json.dumps(request).encode()], descriptors)
-                answer = self._connection.recv(20)
+                return self._request(descriptors, request)
+            except BaseException:
+                self._connection.close()  # a late answer would be taken for that of the next request
+                _server.cache_clear()
+                raise
             finally:
-                self._libc.prctl(_SUBREAPER, 0)
-        assert answer, "the process that imports the package has ended"
-        return int(answer)
+                self._become_subreaper(0)
+
+    def _request(self, descriptors: list[int], request: Mapping[str, Any]) -> int:
+        try:
+            socket.send_fds(self._connection, [json.dumps(request).encode()], descriptors)
+            number = int(self._connection.recv(20) or -1)
+        except OSError as error:
+            raise AssertionError("the process that imports the package has ended") from error
+        assert number > 0, "the process that imports the package has ended, or cannot fork"
+        return number
+
+    def _become_subreaper(self, value: int) -> None:
+        """Have processes whose parent ends become children of this one, or no more."""
+        if self._libc.prctl(_SUBREAPER, value):
+            raise OSError("prctl(PR_SET_CHILD_SUBREAPER) is refused: set FIVESTAGE_TEST_START=exec")
 
     def end(self) -> None:
         """End the process; what it has started goes on."""
         self._connection.close()
         self._process.wait(_DONE_S)
+
+
+def _server_or_none() -> _Server | None:
+    with _LOCK:
+        return _server()
 
 
 @functools.cache

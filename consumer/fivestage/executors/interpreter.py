@@ -22,8 +22,8 @@ longer turns cost less. Otherwise they would only delay what each turn of a quer
 BUSY, STILL_BUSY = 0.96, 0.92
 """The CPU of one core that the process uses from which it is busy, and below which it is so no more."""
 MIN_OTHERS = 0.15
-"""The share of that CPU from which on other threads than the bus are busy too. Less is used where the bus
-rejects most queries: those that run wait for a turn then, and keep their slots meanwhile."""
+"""The least share of that CPU that other threads than the bus must use. They use less where the bus rejects
+most queries: queries that run would keep their slots for longer, waiting for a turn."""
 BUSY_WINDOW_S: Final = 0.05
 """Least seconds over which that is measured."""
 _YIELDING_THREADS: Final = ("MainThread", "fivestage-", "Otel", "asyncio-waitpid")
@@ -52,17 +52,21 @@ class InterpreterUse:
         cpu_clock: Callable[[], float] = time.process_time,
         bus_clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        self._clocks = cpu_clock, bus_clock
-        self._read = cpu_clock(), bus_clock()
+        self._cpu_clock, self._bus_clock = cpu_clock, bus_clock
+        self._bus_s, self._cpu_s = bus_clock(), cpu_clock()
         self._since = -inf
         self._is_busy = False
 
     def is_busy(self, now: float) -> bool:
-        """Whether it was so in the last window. Call this more often than each BUSY_WINDOW_S."""
+        """Return whether several threads kept the interpreter busy in the last window.
+
+        Call this more often than each BUSY_WINDOW_S.
+        """
         took_s = now - self._since
         if took_s >= BUSY_WINDOW_S:
-            before, self._read = self._read, (self._clocks[0](), self._clocks[1]())
-            cpu_s, bus_s = self._read[0] - before[0], self._read[1] - before[1]
+            bus_before_s, cpu_before_s = self._bus_s, self._cpu_s
+            self._bus_s, self._cpu_s = self._bus_clock(), self._cpu_clock()
+            bus_s, cpu_s = self._bus_s - bus_before_s, self._cpu_s - cpu_before_s
             least_s = took_s * (STILL_BUSY if self._is_busy else BUSY)
             self._is_busy = cpu_s >= least_s and cpu_s - bus_s >= MIN_OTHERS * cpu_s
             self._since = now

@@ -82,7 +82,9 @@ def test_connections_break(network: tuple[RealBroker, Proxy]) -> None:
         for round_ in range(1, 4):
             ids = [f"q{n}" for n in range(100 * round_)]
             write(broker.bootstrap, topics.queries, [(name, event(name)) for name in ids[-100:]])
+            ends_at = time.monotonic() + 30
             while not proxy.reset():  # the service may be about to connect again
+                assert time.monotonic() < ends_at, "the service does not connect again"
                 time.sleep(0.01)
         wait_until_committed(broker.bootstrap, topics.prefix, topics.queries, len(ids))
         assert service.end() == 0

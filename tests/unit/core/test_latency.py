@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fivestage.core.admission.latency import MEMORY, LatencyProfile
+from fivestage.core.admission.latency import MEMORY, LatencyProfile, QueryWindow
 
 
 def test_old_latencies_are_forgotten() -> None:
@@ -16,3 +16,11 @@ def test_old_latencies_are_forgotten() -> None:
     assert latency is not None
     assert latency.mean == pytest.approx(-3.0, abs=0.01)
     assert latency.samples == MEMORY
+
+
+def test_the_share_of_timeouts_is_that_of_all_that_ended() -> None:
+    """Timeouts are among the queries that ended; a window without any has none."""
+    window = QueryWindow()
+    assert window.drop_share == 0
+    window.ended, window.dropped = 8, 2
+    assert window.drop_share == 0.25
