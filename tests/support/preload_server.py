@@ -26,7 +26,7 @@ BROKEN_OUTPUT = 120
 
 
 def preload(package: str) -> None:
-    """Import all modules of a package but the programs among them, and what they import when called.
+    """Import all modules of a package but its programs; and typer's for help, which is imported when needed.
 
     A module that cannot be imported is left to the commands that need it: they fail as they would elsewhere.
     """

@@ -30,6 +30,8 @@ FREE = ("FIVESTAGE_", "PYTEST_", "NO_COLOR", "COLUMNS", "LINES")
 """Variables that are not read when modules are imported, by the start of their names."""
 _SUBREAPER = 36
 _DONE_S = 10.0
+_ANSWER_S = 60.0
+"""Seconds that a start may take; the first one waits for the imports."""
 _LOCK = threading.Lock()
 
 
@@ -80,6 +82,7 @@ class _Server:
 
     def __init__(self) -> None:
         self._connection, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._connection.settimeout(_ANSWER_S)
         self._environment = _fixed(os.environ)
         self._libc = ctypes.CDLL(None)
         with other:
@@ -113,7 +116,7 @@ class _Server:
             socket.send_fds(self._connection, [json.dumps(request).encode()], descriptors)
             number = int(self._connection.recv(20) or -1)
         except OSError as error:
-            raise AssertionError("the process that imports the package has ended") from error
+            raise AssertionError("the process that imports the package has ended, or hangs") from error
         assert number > 0, "the process that imports the package has ended, or cannot fork"
         return number
 
