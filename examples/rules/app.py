@@ -18,6 +18,7 @@ class Tariffs(BaseModel):
     """The settings below ``[nodes.tariffs]``."""
 
     url: str = "http://127.0.0.1:8081/price"
+    timeout_ms: float = 80
 
 
 @app.resource
@@ -39,19 +40,19 @@ async def intent(query: Query, ctx: StageContext) -> dict:
     intents={"price"},
     settings=Tariffs,
     limit=20,
-    timeout_ms=80,
     retries=1,
     retry_on=aiohttp.ClientConnectionError,
     idempotent=True,
 )
 async def tariffs(query: Query, ctx: StageContext[Tariffs]) -> dict:
-    """The exact price; the next node answers where this one fails or takes more than 80 ms."""
+    """The exact price; the next node answers where this one fails or the service is slow."""
     parcel = ctx.results["intent"]
+    timeout_s = min(ctx.timeout(), ctx.settings.timeout_ms / 1000)
     async with ctx.use(http).get(
         ctx.settings.url,
         params={"kg": parcel["kg"], "zone": parcel["zone"]},
         headers=ctx.headers(),
-        timeout=aiohttp.ClientTimeout(total=ctx.timeout()),
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
     ) as reply:
         if reply.status == 404:
             raise Unanswerable("there is no such zone")
