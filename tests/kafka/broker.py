@@ -38,6 +38,8 @@ OFFICIAL_IMAGE = "apache/kafka:4.3.1"
 READY = "Kafka Server started"
 START_SECONDS = 60.0
 TOOL_SECONDS = 60
+VISIBLE_S = 20.0
+"""How long a new topic may take until the brokers know it."""
 CLUSTER_ID = "5L6g3nShT-eMCtK--X86sw"
 ADVERTISED = "advertised.client"
 """Not a property of Kafka: the address that CLIENT advertises, where that is a proxy's."""
@@ -219,7 +221,7 @@ class Addressed(Protocol):
 def create_topics(
     broker: Addressed, partitions: int = 3, prefix: str | None = None, *, replication_factor: int = 1
 ) -> TopicSet:
-    """Create the five topics on a broker with an open CLIENT listener and wait until they exist.
+    """Create the five topics on a broker with an open CLIENT listener; wait until it knows them.
 
     Events have the time at which the broker appended them, which the checker compares with commits.
     """
@@ -231,7 +233,20 @@ def create_topics(
     ]
     for future in admin.create_topics(wanted, operation_timeout=10, request_timeout=15).values():
         future.result(20)
+    for name in topics.names:
+        _wait_for_leaders(admin, name, partitions)
     return topics
+
+
+def _wait_for_leaders(admin: AdminClient, name: str, partitions: int) -> None:
+    """The controller answers before the brokers have read of the new topic."""
+    end = time.monotonic() + VISIBLE_S
+    while time.monotonic() < end:
+        found = admin.list_topics(name, timeout=VISIBLE_S).topics[name].partitions
+        if len(found) == partitions and all(one.leader >= 0 for one in found.values()):
+            return
+        time.sleep(0.02)
+    raise BrokerError(f"topic {name!r} has no leaders {VISIBLE_S:g} s after it was created")
 
 
 def delete_topics(broker: RealBroker, topics: TopicSet) -> None:

@@ -75,7 +75,6 @@ async def test_topics_with_one_replica(
         section, _, name = key.partition(".")
         sections[section][name] = value
     settings = Settings.load(None, sections)
-    await checks._until_visible(settings, list(topics.names))
     found = await checks.check(settings)
     said = {}
     for is_local in (True, False):

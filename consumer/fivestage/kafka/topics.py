@@ -42,8 +42,12 @@ BROKERS_DEFAULT: Final = -1
 """A replication factor: the brokers use their ``default.replication.factor``."""
 _RIGHTS_UNKNOWN: Final = -(2**31)
 _CHECK_TIMEOUT_S: Final = 12.0
-_VISIBLE_TRIES: Final = 20
 _VISIBLE_PAUSE_S: Final = 0.25
+_CREATED_TRIES: Final = 20
+_MISSING_TRIES: Final = 8
+"""How often the start asks again for a topic that is missing: it may have been created a moment ago."""
+_PASSING: Final = frozenset({"UnknownTopicOrPartitionError", "LeaderNotAvailableError"})
+"""Errors that a broker gives for a topic of which it has not heard yet."""
 DEAD_LETTER_BYTES: Final = 2 * 1024 * 1024
 BATCH_OVERHEAD_BYTES: Final = 100
 """Bytes by which a batch of one record is larger than the record, rounded up."""
@@ -133,12 +137,17 @@ def is_embedded(found: Mapping[str, TopicInfo]) -> bool:
 
 
 async def check(settings: Settings) -> dict[str, TopicInfo]:
-    """Describe all topics of the service.
+    """Describe all topics of the service; waits up to 2 s for those that are missing.
 
     Raises:
         ConfigurationError: a topic or a right is missing, or no broker answers; the text says what to do.
     """
     names, found = await look_up(settings)
+    for _ in range(_MISSING_TRIES):
+        if not _has_missing(found, names):
+            break
+        await asyncio.sleep(_VISIBLE_PAUSE_S)
+        names, found = await look_up(settings)
     for name in names:
         _raise_problem(found, name, is_input=settings.topics.is_input(name))
     return found
@@ -176,6 +185,14 @@ async def look_up(settings: Settings) -> tuple[tuple[str, ...], dict[str, TopicI
             "or grant Describe on the existing ones"
         )
     return (*matching, *topics.all), {**found, **matching}
+
+
+def _has_missing(found: Mapping[str, TopicInfo], names: Iterable[str]) -> bool:
+    """Whether a topic does not exist, or not yet on the broker that was asked."""
+    topics = [found.get(name) for name in names]
+    return any(
+        info is None or info.error in _PASSING or not (info.error or info.partitions) for info in topics
+    )
 
 
 def problem_of(info: TopicInfo | None, name: str, *, is_input: bool) -> str | None:
@@ -255,9 +272,8 @@ def _created(answers: Iterable[tuple[str, int, str | None]]) -> list[str]:
 
 async def _until_visible(settings: Settings, names: list[str]) -> None:
     """Wait a few seconds until new topics can be used: the brokers create them one after the other."""
-    for _ in range(_VISIBLE_TRIES if names else 0):
-        found = await describe(settings, names)
-        if all(problem_of(found.get(name), name, is_input=False) is None for name in names):
+    for _ in range(_CREATED_TRIES if names else 0):
+        if not _has_missing(await describe(settings, names), names):
             return
         await asyncio.sleep(_VISIBLE_PAUSE_S)
 
