@@ -21,6 +21,9 @@ VIRTUAL := tests/unit/core tests/unit/nodes tests/virtual tests/unit/test_admin.
 REALTIME := tests/realtime tests/embedded/cli/test_round_trip.py
 # What the compiled build may break besides.
 PUBLISHING := tests/embedded/test_sink.py tests/embedded/test_sender.py tests/embedded/test_event_batch.py
+# Of these, what tests no compiled module.
+UNCOMPILED := $(addprefix tests/realtime/,test_examples.py test_fork_server.py test_llm.py test_outbound.py \
+	test_process_resources.py test_resources_threads.py test_settings_of_nodes.py test_thread_resources.py)
 # Virtual hours of arithmetic, which is the same in each version and in each build.
 SLOW := tests/virtual/test_recovered_node.py tests/virtual/test_concurrency_limit.py tests/virtual/test_overload.py \
 	tests/virtual/test_learning.py tests/virtual/test_unanswerable.py tests/virtual/test_machine.py \
@@ -68,14 +71,14 @@ test-pythons: ## The fast tests on each other Python that is found
 wheel: $(WHEELS)/.made ## A compiled wheel in dist/compiled/ (needs a C compiler and Python.h)
 
 test-compiled: $(COMPILED)/.ready ## The tests of compiled modules, against the compiled wheel
-	$(COMPILED)/bin/pytest -n auto tests/simulation $(VIRTUAL) $(REALTIME) $(PUBLISHING) $(addprefix --ignore=,$(SLOW))
+	$(COMPILED)/bin/pytest -n auto tests/simulation $(VIRTUAL) $(REALTIME) $(PUBLISHING) $(addprefix --ignore=,$(SLOW) $(UNCOMPILED))
 
 # The same in two parts, for CI.
 test-compiled-virtual: $(COMPILED)/.ready
 	$(COMPILED)/bin/pytest -n auto tests/simulation $(VIRTUAL) $(addprefix --ignore=,$(SLOW))
 
 test-compiled-realtime: $(COMPILED)/.ready
-	$(COMPILED)/bin/pytest -n auto $(REALTIME) $(PUBLISHING)
+	$(COMPILED)/bin/pytest -n auto $(REALTIME) $(PUBLISHING) $(addprefix --ignore=,$(UNCOMPILED))
 
 check: $(READY) ## Format, lint, types, import rules
 	$(BIN)/ruff format --check $(SOURCES)

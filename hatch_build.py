@@ -56,6 +56,7 @@ class CompileHook(BuildHookInterface[Any]):
         extensions = mypycify(
             ["--config-file", config, *files],
             opt_level=os.environ.get(OPTIMIZED, "3"),
+            debug_level="0",
             group_name=GROUP,
             target_dir=str(built / "c"),
         )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .run import Outcome
 
-FIXED = 300 if COMPILED else 500
+FIXED = 100 if COMPILED else 500
 """Seeds that are always the same; 500 reach each of PATHS, which the compiled build need not reach again."""
 FRESH, LONG = 300 if COMPILED else 100, 20_000
 """New seeds of each run; the compiled build takes a third of the time for one."""
