@@ -127,6 +127,9 @@ class SimExecutor:
         self._courses.pop(job, None)
         job.history.closed = True
 
+    def refresh(self) -> None:
+        """See Executor."""
+
     def check(self, _: float) -> bool:
         """See Executor."""
         return False

@@ -140,6 +140,7 @@ def outlive() -> None:
         running.submit(job)
         while job.history.running is None or job.history.running.node != "holds":
             await asyncio.sleep(0.01)
+            running.refresh()
         os.kill(old, signal.SIGKILL)
         assert running._spawner is not None
         while pids_of(running)[0] == old or len(running._spawner._requests):

@@ -41,6 +41,9 @@ class Puppets:
     def cancel(self, job: Job) -> None:
         job.history.closed = True
 
+    def refresh(self) -> None:
+        pass
+
     def check(self, _: float) -> bool:
         return False
 

@@ -30,6 +30,7 @@ class Wire:
         self.gone = False
         self.killed = False
         self.on_frame: Callable[[Frame], None] = lambda _: None
+        self.on_caught_up: Callable[[], None] = lambda: None
         self.written: list[Any] = []
 
     def write(self, data: bytes) -> None:

@@ -140,6 +140,9 @@ class FakeWorker:
     def cancel(self, job: Job) -> None:
         self.registry.leave(job, 0.0)
 
+    def refresh(self) -> None:
+        """See Worker."""
+
     def check(self, _now: float, *, elapsed_s: float) -> str | None:
         self.counted.append(elapsed_s > 0)
         return self.why

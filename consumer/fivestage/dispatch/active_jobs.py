@@ -122,6 +122,7 @@ class ActiveJobs:
             self._queues.excuse(now - self.next_end_at)
         self._timer, self.next_end_at = None, inf
         try:
+            self._executor.refresh()  # what has just ended counts
             while deadlines and (deadlines[0][0] <= now or deadlines[0][1] not in self.jobs):
                 job = self.jobs.get(heappop(deadlines)[1])
                 if job is None:

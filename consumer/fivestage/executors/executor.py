@@ -36,6 +36,9 @@ class Executor(Protocol):
     def cancel(self, job: Job) -> None:
         """Stop working on *job*, which has ended or moves to another worker. Its code may run on."""
 
+    def refresh(self) -> None:
+        """Bring the histories of all jobs up to date, where another process writes them."""
+
     def check(self, now: float) -> bool:
         """Find code that blocks an event loop, and move the other jobs of that loop where necessary.
 

@@ -48,6 +48,9 @@ class InlineExecutor:
         self._registry.leave(job, asyncio.get_running_loop().time())
         self._host.cancel(job, job.history)
 
+    def refresh(self) -> None:
+        """See Executor."""
+
     def check(self, _: float) -> bool:
         """See Executor."""
         return False

@@ -96,6 +96,11 @@ class ReloadableExecutor:
         self._running.pop(job, None)
         self._on_finished(job)
 
+    def refresh(self) -> None:
+        """See Executor."""
+        for one in (self._current, *self._replaced):
+            one.refresh()
+
     def check(self, now: float) -> bool:
         """See Executor."""
         found = [one.check(now) for one in (self._current, *self._replaced)]

@@ -40,6 +40,9 @@ class Worker(Protocol):
     def cancel(self, job: Job) -> None:
         """Cancel a job; its code may run on."""
 
+    def refresh(self) -> None:
+        """Bring the histories of the jobs up to date; see Executor."""
+
     def check(self, now: float, *, elapsed_s: float) -> str | None:
         """Check the event loop; return why it is stalled, once that is certain, or why the worker has ended.
 
@@ -97,6 +100,9 @@ class LoopWorker:
         self._pinged_at: float | None = None
         """When the last ping was sent; None if it was answered."""
         self._last_lag_s = 0.0
+
+    def refresh(self) -> None:
+        """See Worker. Histories of this process are always up to date."""
 
     @property
     def lag_s(self) -> float:

@@ -107,8 +107,14 @@ class WorkerPool:
         if stall is not None and stall.job is not job:
             worker.registry.mark_as_waiting(job, asyncio.get_running_loop().time())
 
+    def refresh(self) -> None:
+        """See Executor."""
+        for worker in (*self._set.members, *self._set.retired):
+            worker.refresh()
+
     def check(self, now: float) -> bool:
         """See Executor."""
+        self.refresh()
         if self._ending:  # workers that end are not replaced
             return False
         elapsed_s = self._elapsed_s(now)

@@ -22,10 +22,12 @@ from fivestage.core.plan import Plan
 from fivestage.errors import ResourceError
 from fivestage.executors.executor import TICK_S
 from fivestage.executors.process import messages
+from fivestage.executors.process.connection import MEMORY_BYTES, RING_BYTES
 from fivestage.executors.process.frames import Decoder, encode
 from fivestage.executors.process.loop_probe import report_location
 from fivestage.executors.process.offer_sender import OfferSender
 from fivestage.executors.process.reporter import Outbox, Reporter
+from fivestage.executors.process.ring import Ring
 from fivestage.executors.task_host import TaskHost, log_loop_error
 from fivestage.pipeline.default_executor import DefaultExecutor
 from fivestage.pipeline.node_settings import NodeSettings
@@ -117,21 +119,23 @@ def main(config: WorkerConfig, fileno: int, memory: int, lifeline: int, location
     Args:
         config: What to run.
         fileno: The socket to the bus.
-        memory: The page shared with the bus, for the monitor.
+        memory: Shared with the bus: a page for the monitor, and the ring of what this process reports.
         lifeline: The pipe that the bus keeps open while this process may run.
         location_requests: An eventfd, see loop_probe.py.
     """
     die_with_pipe(lifeline)
     ignore_group_signals()
     at_end = None if config.on_start is None else config.on_start()
-    page = mmap.mmap(memory, mmap.PAGESIZE)
+    page = mmap.mmap(memory, MEMORY_BYTES)
     os.close(memory)
     monitor = StepMonitor(memoryview(page).cast("Q"))
     report_location(page, monitor, location_requests)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     loop.set_exception_handler(log_loop_error)
-    _Child(config, socket.socket(fileno=fileno), monitor, loop, at_end).run()
+    connection = socket.socket(fileno=fileno)
+    outbox = Outbox(Ring(page, mmap.PAGESIZE, RING_BYTES), connection)
+    _Child(config, connection, outbox, monitor, loop, at_end).run()
 
 
 class _Child:
@@ -141,6 +145,7 @@ class _Child:
         self,
         config: WorkerConfig,
         connection: socket.socket,
+        outbox: Outbox,
         monitor: StepMonitor,
         loop: asyncio.AbstractEventLoop,
         at_end: Callable[[], None] | None,
@@ -149,7 +154,7 @@ class _Child:
         self._at_end = at_end
         self._socket = connection
         self._loop = loop
-        self._outbox = Outbox(connection)
+        self._outbox = outbox
         self._offers = OfferSender(self._outbox)
         self._decoder = Decoder()
         self._orchestrator = Orchestrator(
@@ -276,7 +281,7 @@ class _Child:
             assert history.waiting is not None  # noqa: S101 - that is what is reported
             self._outbox.send(messages.encode_waits(history.serial, history.waiting))
         else:  # sent with the next frame, which says that the stage runs or has ended
-            self._outbox.send_later(encode((messages.GOES_ON, history.serial, *times)))
+            self._outbox.hold(encode((messages.GOES_ON, history.serial, *times)), wakes=True)
 
     @property
     def _runs_on(self) -> bool:

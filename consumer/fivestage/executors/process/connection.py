@@ -1,4 +1,8 @@
-"""The connection to one worker process: a socket, a page of shared memory, and a process handle."""
+"""The connection to one worker process: a socket, shared memory, and a process handle.
+
+Frames to the process go through the socket. Its own are in a ring in the shared memory, where they outlive
+it; a byte in the socket says that there are some, and the end of the stream that there will be none.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ import structlog
 from fivestage.executors.process.frames import Decoder
 from fivestage.executors.process.loop_probe import read_location
 from fivestage.executors.process.messages import HELLO
+from fivestage.executors.process.ring import Ring
 from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
@@ -23,17 +28,17 @@ if TYPE_CHECKING:
 
     from fivestage.executors.process.frames import Frame
 
-RECEIVE_BYTES: Final = 65536
-"""Bytes per read; even if these are all the smallest frames, they are handled within a millisecond."""
-MAX_READS: Final = 256
-"""Most reads after the process has ended; the socket cannot hold more."""
-
+RING_BYTES: Final = 1 << 17
+"""The size of the ring that the process writes its frames into: tens of queries."""
+MEMORY_BYTES: Final = mmap.PAGESIZE + RING_BYTES
+READ_BYTES: Final = 1 << 16
+"""Bytes per read; even if these are all the smallest frames, they are handled within milliseconds."""
 MAX_KEPT_BYTES: Final = 1 << 24
 """Most bytes kept until the process exists; with more, most jobs have ended, so the link is given up."""
 
 log = structlog.get_logger("fivestage.executor")
-_BUFFER: Final = bytearray(RECEIVE_BYTES)
-"""Shared by all links: what one link reads is handled before the next link reads."""
+_WAKES: Final = 4096
+"""Bytes per read of the socket; a process writes one for each wake."""
 
 
 class WorkerLink:
@@ -42,7 +47,7 @@ class WorkerLink:
     A link can be used before its process exists: frames are kept, and sent when the process starts. A link
     has file descriptors only once the process is requested (``open``), so making a link cannot fail. Nothing
     here raises for what the process does: it may end at any time, and its code may write anything into the
-    socket.
+    socket and the memory.
     """
 
     def __init__(self) -> None:
@@ -58,6 +63,8 @@ class WorkerLink:
         """Shows whose code is executing; can still be read when the process has ended."""
         self.on_frame: Callable[[Frame], None] = lambda _: None
         """Called with each frame; may raise ValueError, TypeError or LookupError if the frame is invalid."""
+        self.on_caught_up: Callable[[], None] = lambda: None
+        """Called when all frames that were read are handled; may raise the same."""
         self.on_hello: Callable[[], None] = lambda: None
         """Called when the process is ready."""
         self.on_ready: Callable[[], None] = lambda: None
@@ -70,6 +77,7 @@ class WorkerLink:
         """The process has reported that it is ready; still True after its end."""
         self._pidfd: int | None = None
         self._decoder = Decoder()
+        self._ring: Ring | None = None
         self._unsent: list[bytes] = []
         self._kept_bytes = 0
         """Bytes written before there was a process."""
@@ -99,9 +107,11 @@ class WorkerLink:
             self._socket.setblocking(False)
             memory = os.memfd_create("fivestage-worker", os.MFD_CLOEXEC)
             self._child_ends.append(memory)
-            os.ftruncate(memory, mmap.PAGESIZE)
-            self._page = mmap.mmap(memory, mmap.PAGESIZE)
+            os.ftruncate(memory, MEMORY_BYTES)
+            self._page = mmap.mmap(memory, MEMORY_BYTES)
             self.monitor.cells = memoryview(self._page).cast("Q")
+            self._ring = Ring(self._page, mmap.PAGESIZE, RING_BYTES)
+            self._ring.sleep()
             child_lifeline, self._lifeline = os.pipe()
             self._child_ends.append(child_lifeline)
             self._location_requests = os.eventfd(0, os.EFD_CLOEXEC)
@@ -124,7 +134,7 @@ class WorkerLink:
         self.close_child_ends()
         self._close_bus_ends()
         self.monitor.cells = [0, 0]
-        self._page = None
+        self._page = self._ring = None
 
     def spawned(self, pid: int, pidfd: int) -> None:
         """Take over the process; *pidfd* refers to it even when its number is used again.
@@ -133,7 +143,7 @@ class WorkerLink:
             OSError: it cannot be watched; the caller still owns *pidfd*, and resets the link.
         """
         assert self._socket is not None  # noqa: S101 - it was opened before the process was requested
-        self._loop.add_reader(self._socket, self._read)
+        self._loop.add_reader(self._socket, self._on_readable)
         self._loop.add_reader(pidfd, self._on_death)
         self.pid, self._pidfd, self.spawned_at = pid, pidfd, time.monotonic()
         if self._unsent:
@@ -207,22 +217,34 @@ class WorkerLink:
 
     # Reading
 
-    def _read(self) -> bool:
-        """Read once and handle the data; return whether there may be more."""
+    def _on_readable(self) -> None:
+        """Read the frames of the process, which has just woken this one, or has closed its end."""
         try:
-            size = 0 if self._socket is None else self._socket.recv_into(_BUFFER)
+            woken = b"" if self._socket is None else self._socket.recv(_WAKES)
         except BlockingIOError:
-            return False
+            return
         except OSError:
-            size = 0
-        if not size:
+            woken = b""
+        if woken and self._ring is not None:
+            self._ring.sleep()
+            self.read()
+        else:
+            self._read_all()
             self._end()
-            return False
-        with memoryview(_BUFFER) as view, view[:size] as data:
-            self._receive(data)
-        return not self._at_end
 
-    def _receive(self, data: memoryview) -> None:
+    def read(self) -> None:
+        """Handle the frames that the process has written, whether or not it has woken this one."""
+        if self._at_end or self._ring is None:
+            return
+        try:
+            self._handle(self._ring.read(READ_BYTES))
+            if self._ring is not None and self._ring.unread:
+                self._loop.call_soon(self.read)
+        except (ValueError, TypeError, LookupError) as error:
+            log.warning("worker sent invalid data", pid=self.pid, error_type=type(error).__name__)
+            self._end()
+
+    def _handle(self, data: bytes) -> None:
         try:
             for frame in self._decoder.feed(data):
                 if frame.head[0] == HELLO:
@@ -231,9 +253,13 @@ class WorkerLink:
                     self.on_ready()
                 else:
                     self.on_frame(frame)
-        except (ValueError, TypeError, LookupError) as error:
-            log.warning("worker sent invalid data", pid=self.pid, error_type=type(error).__name__)
-            self._end()
+        finally:
+            self.on_caught_up()
+
+    def _read_all(self) -> None:
+        """Handle all frames that are in the ring now; the process or a copy of it may write more."""
+        for _ in range(-(-RING_BYTES // READ_BYTES)):
+            self.read()
 
     def _end(self) -> None:
         """Stop reading and kill the process, if it still runs."""
@@ -261,12 +287,9 @@ class WorkerLink:
                 os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
             os.close(self._pidfd)
             self._pidfd = None
-        # Not until the end of the stream: a copy of the process that its code forked may keep that open.
-        for _ in range(MAX_READS):
-            if self._at_end or not self._read():
-                break
+        self._read_all()
         self._dead = True
         self.monitor.cells = [*self.monitor.cells]  # the last values; the mapping keeps a descriptor open
-        self._page = None
+        self._page = self._ring = None
         self._end()
         self.on_gone(self)

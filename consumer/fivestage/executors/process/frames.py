@@ -30,11 +30,16 @@ class Frame(NamedTuple):
 
 def encode(head: Sequence[Any], *blobs: bytes) -> bytes:
     """Encode one frame, whose blob is all *blobs* joined."""
-    try:
-        text = orjson.dumps(head)
-    except TypeError:  # a lone surrogate: the names of classes and nodes are the user's
-        text = orjson.dumps(_printable(head))
+    text = dump(head)
     return b"".join((_SIZES.pack(len(text), sum(map(len, blobs))), text, *blobs))
+
+
+def dump(values: Sequence[Any]) -> bytes:
+    """Encode values as JSON."""
+    try:
+        return orjson.dumps(values)
+    except TypeError:  # a lone surrogate: the names of classes and nodes are the user's
+        return orjson.dumps(_printable(values))
 
 
 class Decoder:

@@ -18,7 +18,7 @@ from fivestage.core.plan import Plan, StageSpec
 from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting, wants_trial
 from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 from fivestage.core.trace_context import TraceContext
-from fivestage.executors.process.frames import BlobReader, Frame, encode
+from fivestage.executors.process.frames import BlobReader, Frame, dump, encode
 from fivestage.pipeline.context import Query
 from fivestage_schemas import Outcome, StageType
 
@@ -109,10 +109,13 @@ def decode_start(
 
 
 def encode_running(serial: int, stage: RunningStage, kind: str = RUNNING) -> bytes:
-    """RUNNING: a stage starts. HEDGE: a call starts beside the running one."""
-    head = kind, serial, stage.spec.sequence, stage.started_at, stage.granted_s
+    """RUNNING: a stage starts. HEDGE: a call starts beside the running one.
+
+    The values are in the blob: a start is rarely decoded, see ``ProcessWorker``.
+    """
+    times = stage.spec.sequence, stage.started_at, stage.granted_s
     marks = stage.probe, stage.waited_s, stage.counted, stage.capped, stage.hedge
-    return encode((*head, stage.node, stage.attempt, *marks))
+    return encode((kind, serial), dump((*times, stage.node, stage.attempt, *marks)))
 
 
 def encode_offer(serial: int, attempt: int, offer: Offer) -> bytes:
@@ -181,7 +184,7 @@ def decode_finished(frame: Frame, plan: Plan) -> FinishedMessage:
 
 def decode_running(frame: Frame, plan: Plan) -> RunningStage:
     """Decode RUNNING or HEDGE."""
-    _, _, sequence, *values = frame.head
+    sequence, *values = orjson.loads(frame.blob)
     return RunningStage(plan.stages[sequence], *values)
 
 

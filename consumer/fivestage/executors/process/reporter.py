@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 from fivestage.core.stage_history import StageHistory
 from fivestage.executors.process import messages
@@ -13,32 +14,73 @@ if TYPE_CHECKING:
     import socket
 
     from fivestage.core.stage_history import RunningStage, StageRun
+    from fivestage.executors.process.ring import Ring
+
+
+FULL_S: Final = 0.0005
+"""Seconds between two looks for room in a full ring."""
 
 
 class Outbox:
-    """Sends frames to the main process. Blocks while the socket is full, until the main process reads."""
+    """Sends frames to the main process, where they are read even if this process dies.
 
-    def __init__(self, connection: socket.socket) -> None:
+    Blocks while the ring is full, until the main process reads. The main process reads the ring every few
+    milliseconds, before it ends a query, and after this process has died: few frames have to wake it.
+
+    Args:
+        ring: The frames.
+        connection: A byte written to this socket wakes the main process.
+    """
+
+    def __init__(self, ring: Ring, connection: socket.socket) -> None:
+        self._ring = ring
         self._socket = connection
-        self._frames: list[bytes] = []
+        self._held: list[bytes] = []
+        self._held_wakes = False
         self._lock = threading.Lock()
 
-    def send_later(self, frame: bytes) -> None:
-        """Send a frame together with the next one that is sent."""
-        self._frames.append(frame)
+    def hold(self, frame: bytes, *, wakes: bool = False) -> None:
+        """Write a frame together with the next one; with *wakes* that one wakes the main process."""
+        self._held.append(frame)
+        self._held_wakes = self._held_wakes or wakes
+
+    def note(self, frame: bytes) -> None:
+        """Write a frame without waking the main process."""
+        wakes = self._held_wakes
+        self._write(self._with_held(frame))
+        if wakes:
+            self._wake()
 
     def send(self, frame: bytes) -> None:
-        """Write a frame to the socket, where the main process reads it even if this process dies."""
-        self._frames.append(frame)
-        data = b"".join(self._frames)
-        self._frames.clear()
-        self.write(data)
+        """Write a frame and wake the main process."""
+        self.write(self._with_held(frame))
+
+    def _with_held(self, frame: bytes) -> bytes:
+        if not self._held:
+            return frame
+        frames = b"".join((*self._held, frame))
+        self._held.clear()
+        self._held_wakes = False
+        return frames
 
     def write(self, data: bytes) -> None:
-        """Write whole frames to the socket, before those of ``send_later``; in any thread."""
+        """Write whole frames and wake the main process; in any thread."""
+        self._write(data)
+        self._wake()
+
+    def _write(self, data: bytes) -> None:
+        with self._lock:
+            done = self._ring.write(data)
+            while done < len(data):
+                self._wake()
+                time.sleep(FULL_S)
+                done += self._ring.write(memoryview(data)[done:])
+
+    def _wake(self) -> None:
+        if not self._ring.wakes():
+            return
         try:
-            with self._lock:
-                self._socket.sendall(data)
+            self._socket.send(b"\0")
         except OSError:  # the main process has ended
             os._exit(0)
 
@@ -61,11 +103,11 @@ class Reporter(StageHistory):
         frame = messages.encode_running(self.serial, running)
         if running.call is not None:  # a thread may have run the code for a while
             frame += self._offer_of(running)
-        self._outbox.send(frame)
+        self._outbox.note(frame)
 
     def finish(self, run: StageRun) -> None:
         """Report the end of a stage, together with the start of the next or the end of the job."""
-        self._outbox.send_later(
+        self._outbox.hold(
             messages.encode_finished(messages.FINISHED, self.serial, run, self, self._max_data_bytes)
         )
         super().finish(run)
@@ -73,8 +115,8 @@ class Reporter(StageHistory):
     def fail_over(self, run: StageRun) -> None:
         """Report that a stage has failed and is tried again with another node."""
         if self.running is not None:  # what it offered last may still wait to be sent
-            self._outbox.send_later(self._offer_of(self.running))
-        self._outbox.send_later(
+            self._outbox.hold(self._offer_of(self.running))
+        self._outbox.hold(
             messages.encode_finished(messages.FAILED_OVER, self.serial, run, self, self._max_data_bytes)
         )
         super().fail_over(run)
@@ -82,14 +124,14 @@ class Reporter(StageHistory):
     def start_hedge(self, running: RunningStage) -> None:
         """Report a call beside the running one before its code runs."""
         super().start_hedge(running)
-        self._outbox.send(messages.encode_running(self.serial, running, messages.HEDGE))
+        self._outbox.note(messages.encode_running(self.serial, running, messages.HEDGE))
 
     def drop(self, run: StageRun) -> None:
         """Report the end of one of two calls, together with what follows, mostly the end of the stage."""
         for one in (self.running, self.hedge):
             if one is not None and one.attempt == run.attempt:
-                self._outbox.send_later(self._offer_of(one))
-        self._outbox.send_later(
+                self._outbox.hold(self._offer_of(one))
+        self._outbox.hold(
             messages.encode_finished(messages.DROPPED, self.serial, run, self, self._max_data_bytes)
         )
         super().drop(run)

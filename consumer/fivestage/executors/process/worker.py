@@ -61,7 +61,7 @@ class ProcessWorker(LoopWorker):
     ) -> None:
         super().__init__(on_finished, link.monitor, stall_s)
         self.link = link
-        link.on_frame = self._on_frame
+        link.on_frame, link.on_caught_up = self._on_frame, self._apply_starts
         self._left_out = left_out
         self._run_on_s = run_on_s
         self._hello_s = hello_s
@@ -71,6 +71,8 @@ class ProcessWorker(LoopWorker):
         self._serial_of: dict[StageHistory, int] = {}
         self._sent_routing: dict[str, tuple[Any, ...]] = {}
         """The routing that was last sent for each lane."""
+        self._starts: dict[int, Frame] = {}
+        """The frames of stages that have started since the last read, and not ended: most end before it."""
         self._in_threads: list[Abandoned] = []
         """Calls of ended jobs that still run in the process's threads, as it last reported."""
         self._quit_at: float | None = None
@@ -79,7 +81,6 @@ class ProcessWorker(LoopWorker):
         self.on_error: Callable[[str], None] | None = None
         """Called with ``error``."""
         self._job_handlers = {
-            messages.RUNNING: self._on_running,
             messages.WAITS: self._on_waits,
             messages.GOES_ON: self._on_goes_on,
             messages.FINISHED: self._on_stage_finished,
@@ -88,6 +89,7 @@ class ProcessWorker(LoopWorker):
             messages.DROPPED: self._on_dropped,
         }
         """For messages about a job that has not ended or moved."""
+        self._about_jobs = {*self._job_handlers, messages.OFFER, messages.DONE}
         self._handlers = {
             messages.OFFER: self._on_offer,
             messages.DONE: self._on_done,
@@ -114,6 +116,10 @@ class ProcessWorker(LoopWorker):
         serial = self._serial_of.get(job.history)
         if serial is not None:
             self.link.write(encode((messages.CANCEL, serial)))
+
+    def refresh(self) -> None:
+        """See Worker."""
+        self.link.read()
 
     def _send_routing(self, job: Job) -> None:
         """Send the routing of the job's lane if it has changed. Each probe or trial goes to one worker."""
@@ -198,15 +204,29 @@ class ProcessWorker(LoopWorker):
 
     def _on_frame(self, frame: Frame) -> None:
         kind = frame.head[0]
-        if kind not in self._job_handlers:
-            self._handlers[kind](frame)
+        if kind == messages.RUNNING:
+            self._starts[frame.head[1]] = frame
             return
-        job, history = self._jobs[frame.head[1]]
-        if not history.closed:
-            self._job_handlers[kind](frame, job, history)
+        if self._starts and kind in self._about_jobs:
+            start = self._starts.pop(frame.head[1], None)
+            if start is not None and kind != messages.FINISHED:
+                self._apply(start)
+        if kind in self._job_handlers:
+            job, history = self._jobs[frame.head[1]]
+            if not history.closed:
+                self._job_handlers[kind](frame, job, history)
+        else:
+            self._handlers[kind](frame)
 
-    def _on_running(self, frame: Frame, job: Job, history: StageHistory) -> None:
-        history.start(messages.decode_running(frame, job.plan))
+    def _apply_starts(self) -> None:
+        """Enter the stages that have started and not ended."""
+        while self._starts:
+            self._apply(self._starts.popitem()[1])
+
+    def _apply(self, start: Frame) -> None:
+        job, history = self._jobs[start.head[1]]
+        if not history.closed:
+            history.start(messages.decode_running(start, job.plan))
 
     def _on_waits(self, frame: Frame, job: Job, history: StageHistory) -> None:
         history.waiting = messages.decode_waits(frame, job.plan, time.monotonic())
