@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import mmap
+import socket
+import threading
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fivestage.executors.process.ring import Ring
+from fivestage.executors.process.reporter import Outbox
+from fivestage.executors.process.ring import WRITTEN, Ring
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 OFFSET, SIZE = 64, 256 + 50
 """Room for 50 bytes, behind the counters."""
@@ -49,6 +56,68 @@ def test_the_reader_is_woken_once() -> None:
 def test_memory_that_code_has_overwritten(written: int) -> None:
     """Counters that no writer leaves are an error, never a read outside of the ring."""
     memory, _, reader = both_ends()
-    memoryview(memory)[OFFSET : OFFSET + 8].cast("Q")[0] = written
+    memoryview(memory)[OFFSET : OFFSET + 8].cast("Q")[WRITTEN] = written
     with pytest.raises(ValueError, match="no ring"):
         reader.read(10)
+
+
+class Ends:
+    """An outbox, and the main process's ends of its ring and its socket."""
+
+    def __init__(self, near: socket.socket, far: socket.socket) -> None:
+        _, writer, self.ring = both_ends()
+        self.outbox = Outbox(writer, near)
+        self._far = far
+        far.setblocking(False)
+
+    def woken(self) -> bool:
+        """Whether the main process has been woken since the last look."""
+        try:
+            return bool(self._far.recv(10))
+        except BlockingIOError:
+            return False
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    """Lend both ends."""
+    near, far = socket.socketpair()
+    with near, far:
+        yield Ends(near, far)
+
+
+def test_what_must_not_wait_wakes_the_main_process(ends: Ends) -> None:
+    """A note is only written; a frame that is sent wakes a main process that sleeps."""
+    ends.ring.sleep()
+    ends.outbox.note(b"note")
+    assert not ends.woken()
+    ends.outbox.send(b"sent")
+    assert ends.woken()
+    assert ends.ring.read(100) == b"notesent"
+
+
+@pytest.mark.parametrize("wakes", [False, True])
+def test_a_frame_that_is_held_comes_before_the_next(ends: Ends, *, wakes: bool) -> None:
+    """It is written with the next one, and wakes the main process if it was to."""
+    ends.ring.sleep()
+    ends.outbox.hold(b"held", wakes=wakes)
+    assert ends.ring.unread == 0
+    ends.outbox.note(b"note")
+    assert ends.woken() is wakes
+    assert ends.ring.read(100) == b"heldnote"
+    ends.outbox.note(b"next")
+    assert not ends.woken()
+
+
+def test_a_frame_larger_than_the_ring(ends: Ends) -> None:
+    """It is written in parts, as the main process, which is woken, makes room."""
+    frame = bytes(range(256)) * 4
+    ends.ring.sleep()
+    writing = threading.Thread(target=ends.outbox.note, args=(frame,), daemon=True)
+    writing.start()
+    read = b""
+    while len(read) < len(frame):
+        read += ends.ring.read(7)
+    writing.join(10)
+    assert read == frame
+    assert ends.woken()

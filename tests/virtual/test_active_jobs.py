@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage.core.admission.thread_queues import PATIENCE
+from fivestage.core.job import Job
+from fivestage.core.stage_history import StageRun
 from fivestage.dispatch.active_jobs import SWEEP_AT
 from fivestage.executors import InlineExecutor
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
+from fivestage_schemas import Outcome
 
 from .samples import EPOCH, FakeNode, block, in_virtual_time, pipeline, query, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from fivestage.core.job import Job
     from fivestage.core.outcome import QueryOutcome
 
 PATIENT = {"pipeline": {"total_timeout_ms": 60_000}}
@@ -105,6 +107,24 @@ async def test_nothing_starts_while_an_end_is_due() -> None:
         await asyncio.sleep(0.01)
         assert second.ended
         assert steps == ["started", "started", "published", "published", "started", "started"]
+
+
+async def test_what_has_ended_before_a_deadline_counts() -> None:
+    """At a deadline the histories are first brought up to date: a worker process may be ahead of them."""
+    app, jobs = pipeline(any=FakeNode()), list[Job]()
+    executor = Silent(Orchestrator(app))
+    executor.submit = jobs.append  # type: ignore[method-assign,assignment]
+
+    def refresh() -> None:
+        for job in jobs:
+            job.history.finish(StageRun(job.plan.stages[0], Outcome.SUCCESS, b'"any"', started_at=0.0))
+        jobs.clear()
+
+    executor.refresh = refresh  # type: ignore[method-assign]
+    async with MemoryBus(app, executor=executor) as bus:
+        executor.check = lambda _: False  # type: ignore[method-assign]
+        result = await bus.ask("any", query_id="q", budget_ms=100)
+    assert [one.outcome for one in result.stages[:2]] == ["success", "skipped"]
 
 
 async def test_an_error_in_one_ending_does_not_stop_the_others() -> None:

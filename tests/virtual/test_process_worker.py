@@ -6,16 +6,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fivestage import Query
 from fivestage.core.job import Job
+from fivestage.core.offer import Offer
 from fivestage.core.plan import Plan
+from fivestage.core.stage_history import RunningStage, StageRun
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import Decoder, Frame, encode
+from fivestage.executors.process.reporter import Reporter
 from fivestage.executors.process.worker import ANSWER_S, QUIT_S, ProcessWorker
 from fivestage.pipeline.step_monitor import StepMonitor
+from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fivestage.core.stage_history import StageHistory
     from fivestage.executors.process.connection import WorkerLink
+    from fivestage.executors.process.reporter import Outbox
 
 PLAN = Plan.of()
 
@@ -38,8 +44,13 @@ class Wire:
 
     def say(self, *head: object) -> None:
         """Deliver a frame."""
-        for frame in Decoder().feed(encode(head)):
+        self.deliver(encode(head))
+
+    def deliver(self, data: bytes) -> None:
+        """Deliver frames that are read together."""
+        for frame in Decoder().feed(data):
             self.on_frame(frame)
+        self.on_caught_up()
 
     def kill(self) -> None:
         self.killed = True
@@ -76,3 +87,79 @@ async def test_a_worker_that_does_not_answer_is_killed() -> None:
     assert not wire.killed
     worker.end(ANSWER_S + 0.1)
     assert wire.killed
+
+
+class Memory:
+    """The outbox of a worker, which keeps what is written."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, frame: bytes) -> None:
+        self.data += frame
+
+    hold = note = write
+
+
+def reported(*steps: Callable[[Reporter], None]) -> StageHistory:
+    """The history in the main process after a worker's history has taken some steps, in one read."""
+    wire = Wire()
+    worker = ProcessWorker(cast("WorkerLink", wire), lambda _: None, 0.03, b'""')
+    job, memory = Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=1.0), Memory()
+    worker.start(job)
+    reporter = Reporter(cast("Outbox", memory), 1000)
+    reporter.serial = 1
+    for step in steps:
+        step(reporter)
+    wire.deliver(memory.data)
+    return job.history
+
+
+def starts(sequence: int, node: str | None = None, attempt: int = 1) -> Callable[[Reporter], None]:
+    """Start a stage."""
+    return lambda history: history.start(RunningStage(PLAN.stages[sequence], 2.0, 0.1, node, attempt))
+
+
+def ends(sequence: int, outcome: Outcome = Outcome.SUCCESS) -> Callable[[Reporter], None]:
+    """End a stage, or an attempt that another one may follow."""
+    run = StageRun(PLAN.stages[sequence], outcome, b"1", started_at=2.0)
+    return lambda history: history.finish(run) if run.success else history.fail_over(run)
+
+
+def offers(text: bytes) -> Callable[[Reporter], None]:
+    """Offer an answer of the call that runs; the frame comes after the start of the call."""
+
+    def offer(history: Reporter) -> None:
+        assert history.running is not None
+        history._outbox.write(
+            messages.encode_offer(history.serial, history.running.attempt, Offer(text, 0.5, "node"))
+        )
+
+    return offer
+
+
+async def test_a_stage_that_has_started_is_known() -> None:
+    """A start whose end was not read is in the history after the read, with all that was sent of it."""
+    history = reported(starts(0), ends(0), starts(1), ends(1), starts(2, "node", 3))
+    assert [run.spec.sequence for run in history.runs] == [0, 1]
+    assert history.running is not None
+    assert (history.running.spec, history.running.node) == (PLAN.stages[2], "node")
+    assert (history.running.attempt, history.running.started_at) == (3, 2.0)
+
+
+async def test_stages_that_have_started_and_ended_are_known() -> None:
+    """Nothing runs after the end of the last stage that was read."""
+    history = reported(starts(0), ends(0), starts(1), ends(1))
+    assert [run.spec.sequence for run in history.runs] == [0, 1]
+    assert history.running is None
+
+
+async def test_an_offer_beside_its_start_is_known() -> None:
+    """What a call has offered counts, though start, offer and end of the call come in one read."""
+    read = starts(0), ends(0), starts(1), ends(1), starts(2, "node"), offers(b'"first"')
+    last = reported(*read).last_offer()
+    assert last is not None
+    assert last.answer_json == b'"first"'
+    kept = reported(*read, ends(2, Outcome.TIMEOUT)).offer
+    assert kept is not None
+    assert kept.answer_json == b'"first"'
