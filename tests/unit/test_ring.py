@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fivestage.executors.process.reporter import Outbox
 from fivestage.executors.process.ring import WRITTEN, Ring
+from fivestage.pipeline import fork_guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,10 +47,10 @@ def test_what_is_written_is_read_in_order(steps: list[tuple[bytes, int]]) -> Non
 def test_the_reader_is_woken_once() -> None:
     """The writer wakes a reader that sleeps, and not again until it sleeps again."""
     _, writer, reader = both_ends()
-    assert not writer.wakes()
+    assert not writer.take_wake()
     for _ in range(2):
-        reader.sleep()
-        assert [writer.wakes(), writer.wakes()] == [True, False]
+        reader.ask_to_be_woken()
+        assert [writer.take_wake(), writer.take_wake()] == [True, False]
 
 
 @pytest.mark.parametrize("written", [51, 2**64 - 1])
@@ -88,7 +89,7 @@ def ends() -> Iterator[Ends]:
 
 def test_what_must_not_wait_wakes_the_main_process(ends: Ends) -> None:
     """A note is only written; a frame that is sent wakes a main process that sleeps."""
-    ends.ring.sleep()
+    ends.ring.ask_to_be_woken()
     ends.outbox.note(b"note")
     assert not ends.woken()
     ends.outbox.send(b"sent")
@@ -99,7 +100,7 @@ def test_what_must_not_wait_wakes_the_main_process(ends: Ends) -> None:
 @pytest.mark.parametrize("wakes", [False, True])
 def test_a_frame_that_is_held_comes_before_the_next(ends: Ends, *, wakes: bool) -> None:
     """It is written with the next one, and wakes the main process if it was to."""
-    ends.ring.sleep()
+    ends.ring.ask_to_be_woken()
     ends.outbox.hold(b"held", wakes=wakes)
     assert ends.ring.unread == 0
     ends.outbox.note(b"note")
@@ -112,7 +113,7 @@ def test_a_frame_that_is_held_comes_before_the_next(ends: Ends, *, wakes: bool) 
 def test_a_frame_larger_than_the_ring(ends: Ends) -> None:
     """It is written in parts, as the main process, which is woken, makes room."""
     frame = bytes(range(256)) * 4
-    ends.ring.sleep()
+    ends.ring.ask_to_be_woken()
     writing = threading.Thread(target=ends.outbox.note, args=(frame,), daemon=True)
     writing.start()
     read = b""
@@ -121,3 +122,14 @@ def test_a_frame_larger_than_the_ring(ends: Ends) -> None:
     writing.join(10)
     assert read == frame
     assert ends.woken()
+
+
+def test_a_forked_copy_writes_nothing(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the process shares the ring, but not the lock that keeps frames apart."""
+    ends.ring.ask_to_be_woken()
+    monkeypatch.setattr(fork_guard, "count", [fork_guard.count[0] + 1])
+    ends.outbox.send(b"from the copy")
+    assert (ends.ring.unread, ends.woken()) == (0, False)
+    monkeypatch.undo()
+    ends.outbox.send(b"from the process")
+    assert (ends.ring.read(100), ends.woken()) == (b"from the process", True)

@@ -140,12 +140,14 @@ class WorkerPool:
             for job in list(worker.registry.jobs.values()):
                 worker.cancel(job)
                 job.end()
-        while any(worker.registry.left for worker in self._set.members) and clock() < end - timeout_s / 2:  # noqa: ASYNC110 - other threads change it
+        while any(worker.registry.left for worker in self._set.members) and clock() < end - timeout_s / 2:
             await asyncio.sleep(TICK_S)
+            self.refresh()
         while not all(worker.gone for worker in workers) and clock() < end:
             for worker in workers:
                 worker.end(clock())
             await asyncio.sleep(TICK_S)
+            self.refresh()
 
     @property
     def unready(self) -> str | None:
@@ -199,6 +201,7 @@ class WorkerPool:
     def _check_by_timer(self) -> None:
         """End retired workers that have no jobs, and check the others while nothing else calls ``check``."""
         self._timer = None
+        self.refresh()
         now = asyncio.get_running_loop().time()
         for worker in self._set.retired:
             why = worker.check(now, elapsed_s=TICK_S)

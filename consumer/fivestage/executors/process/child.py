@@ -128,7 +128,7 @@ def main(config: WorkerConfig, fileno: int, memory: int, lifeline: int, location
     at_end = None if config.on_start is None else config.on_start()
     page = mmap.mmap(memory, MEMORY_BYTES)
     os.close(memory)
-    monitor = StepMonitor(memoryview(page).cast("Q"))
+    monitor = StepMonitor(memoryview(page)[: mmap.PAGESIZE].cast("Q"))
     report_location(page, monitor, location_requests)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)

@@ -1,13 +1,14 @@
 """The connection to one worker process: a socket, shared memory, and a process handle.
 
 Frames to the process go through the socket. Its own are in a ring in the shared memory, where they outlive
-it; a byte in the socket says that there are some, and the end of the stream that there will be none.
+it, and a byte in the socket says that there are some.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import mmap
 import os
 import signal
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from fivestage.executors.process.frames import Frame
 
-RING_BYTES: Final = 1 << 17
+RING_BYTES: Final = 1 << 18
 """The size of the ring that the process writes its frames into: tens of queries."""
 MEMORY_BYTES: Final = mmap.PAGESIZE + RING_BYTES
 READ_BYTES: Final = 1 << 16
@@ -37,6 +38,8 @@ MAX_KEPT_BYTES: Final = 1 << 24
 """Most bytes kept until the process exists; with more, most jobs have ended, so the link is given up."""
 
 log = structlog.get_logger("fivestage.executor")
+_FIXED_SIZE: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+"""Memory that a process could make smaller would end this one at its next read."""
 _WAKES: Final = 4096
 """Bytes per read of the socket; a process writes one for each wake."""
 
@@ -82,6 +85,8 @@ class WorkerLink:
         self._kept_bytes = 0
         """Bytes written before there was a process."""
         self._flushing = False
+        self._reading_on = False
+        """The rest of the ring is read in the next pass of the loop."""
         self._at_end = False
         self._dead = False
 
@@ -105,13 +110,14 @@ class WorkerLink:
             self._socket, child_socket = socket.socketpair()
             self._child_ends.append(child_socket.detach())
             self._socket.setblocking(False)
-            memory = os.memfd_create("fivestage-worker", os.MFD_CLOEXEC)
+            memory = os.memfd_create("fivestage-worker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             self._child_ends.append(memory)
             os.ftruncate(memory, MEMORY_BYTES)
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _FIXED_SIZE)
             self._page = mmap.mmap(memory, MEMORY_BYTES)
-            self.monitor.cells = memoryview(self._page).cast("Q")
+            self.monitor.cells = memoryview(self._page)[: mmap.PAGESIZE].cast("Q")
             self._ring = Ring(self._page, mmap.PAGESIZE, RING_BYTES)
-            self._ring.sleep()
+            self._ring.ask_to_be_woken()
             child_lifeline, self._lifeline = os.pipe()
             self._child_ends.append(child_lifeline)
             self._location_requests = os.eventfd(0, os.EFD_CLOEXEC)
@@ -226,20 +232,31 @@ class WorkerLink:
         except OSError:
             woken = b""
         if woken and self._ring is not None:
-            self._ring.sleep()
-            self.read()
+            self._ring.ask_to_be_woken()
+            if not self._reading_on:
+                self._read_on()
         else:
-            self._read_all()
+            self.read()
             self._end()
 
+    def _read_on(self) -> None:
+        """Handle some frames, and the rest in the next pass of the loop."""
+        self._read_some()
+        self._reading_on = not self._at_end and self._ring is not None and self._ring.unread != 0
+        if self._reading_on:
+            self._loop.call_soon(self._read_on)
+
     def read(self) -> None:
-        """Handle the frames that the process has written, whether or not it has woken this one."""
-        if self._at_end or self._ring is None:
+        """Handle all frames that are in the ring now, whether or not the process has woken this one."""
+        if self._ring is not None and self._ring.unread:
+            for _ in range(-(-RING_BYTES // READ_BYTES)):
+                self._read_some()
+
+    def _read_some(self) -> None:
+        if self.pid is None or self._at_end or self._ring is None:
             return
         try:
             self._handle(self._ring.read(READ_BYTES))
-            if self._ring is not None and self._ring.unread:
-                self._loop.call_soon(self.read)
         except (ValueError, TypeError, LookupError) as error:
             log.warning("worker sent invalid data", pid=self.pid, error_type=type(error).__name__)
             self._end()
@@ -255,11 +272,6 @@ class WorkerLink:
                     self.on_frame(frame)
         finally:
             self.on_caught_up()
-
-    def _read_all(self) -> None:
-        """Handle all frames that are in the ring now; the process or a copy of it may write more."""
-        for _ in range(-(-RING_BYTES // READ_BYTES)):
-            self.read()
 
     def _end(self) -> None:
         """Stop reading and kill the process, if it still runs."""
@@ -287,7 +299,7 @@ class WorkerLink:
                 os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
             os.close(self._pidfd)
             self._pidfd = None
-        self._read_all()
+        self.read()
         self._dead = True
         self.monitor.cells = [*self.monitor.cells]  # the last values; the mapping keeps a descriptor open
         self._page = self._ring = None

@@ -1,4 +1,4 @@
-"""Messages between the bus and its worker processes. Pure: the sockets are in connection.py and child.py.
+"""Messages between the bus and its worker processes. Pure: the transport is in connection.py and reporter.py.
 
 The head of a frame starts with the kind of message. A stage history is named by a *serial* number, which the
 bus gives it when it starts the job.

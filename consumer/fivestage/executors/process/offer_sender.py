@@ -25,7 +25,7 @@ class OfferSender:
     blocks the event loop; it is started by the first offer that has to wait.
 
     Args:
-        outbox: Writes to the socket.
+        outbox: Writes to the main process.
     """
 
     def __init__(self, outbox: Outbox) -> None:
@@ -48,7 +48,7 @@ class OfferSender:
             ctx: The context of the call.
         """
         offer = ctx.last_offer
-        if offer is None:
+        if offer is None or self._outbox.is_in_copy:
             return
         frame = encode_offer(serial, ctx.attempt, offer)
         with self._changed:

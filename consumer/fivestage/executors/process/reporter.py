@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.core.stage_history import StageHistory
 from fivestage.executors.process import messages
+from fivestage.pipeline import fork_guard
 
 if TYPE_CHECKING:
     import socket
@@ -17,15 +18,17 @@ if TYPE_CHECKING:
     from fivestage.executors.process.ring import Ring
 
 
-FULL_S: Final = 0.0005
-"""Seconds between two looks for room in a full ring."""
+FULL_S: Final = 0.000_05
+"""Seconds until the next look for room in a full ring; twice as long after each that finds none."""
+LONGEST_S: Final = 0.001
 
 
 class Outbox:
     """Sends frames to the main process, where they are read even if this process dies.
 
     Blocks while the ring is full, until the main process reads. The main process reads the ring every few
-    milliseconds, before it ends a query, and after this process has died: few frames have to wake it.
+    milliseconds, before it ends a query, and after this process has died: few frames have to wake it. A copy
+    of this process, which a node has forked, writes nothing: it shares the ring, but not the lock.
 
     Args:
         ring: The frames.
@@ -38,6 +41,12 @@ class Outbox:
         self._held: list[bytes] = []
         self._held_wakes = False
         self._lock = threading.Lock()
+        self._forks = fork_guard.count[0]
+
+    @property
+    def is_in_copy(self) -> bool:
+        """Whether this is a copy of the process that the outbox was made in."""
+        return fork_guard.count[0] != self._forks
 
     def hold(self, frame: bytes, *, wakes: bool = False) -> None:
         """Write a frame together with the next one; with *wakes* that one wakes the main process."""
@@ -45,7 +54,7 @@ class Outbox:
         self._held_wakes = self._held_wakes or wakes
 
     def note(self, frame: bytes) -> None:
-        """Write a frame without waking the main process."""
+        """Write a frame; wakes the main process only for those that were held, or if there is no room."""
         wakes = self._held_wakes
         self._write(self._with_held(frame))
         if wakes:
@@ -64,24 +73,27 @@ class Outbox:
         return frames
 
     def write(self, data: bytes) -> None:
-        """Write whole frames and wake the main process; in any thread."""
+        """Write whole frames, before those that are held, and wake the main process; in any thread."""
         self._write(data)
         self._wake()
 
     def _write(self, data: bytes) -> None:
+        if self.is_in_copy:
+            return
         with self._lock:
-            done = self._ring.write(data)
+            done, pause_s = self._ring.write(data), FULL_S
             while done < len(data):
                 self._wake()
-                time.sleep(FULL_S)
-                done += self._ring.write(memoryview(data)[done:])
+                time.sleep(pause_s)
+                count = self._ring.write(memoryview(data)[done:])
+                done, pause_s = done + count, FULL_S if count else min(2 * pause_s, LONGEST_S)
 
     def _wake(self) -> None:
-        if not self._ring.wakes():
+        if self.is_in_copy or not self._ring.take_wake():
             return
         try:
             self._socket.send(b"\0")
-        except OSError:  # the main process has ended
+        except OSError:  # the main process has ended, or code has closed the socket
             os._exit(0)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import mmap
 
 WRITTEN, READ, _ASLEEP = 0, 8, 16
-"""The indices of counters of bytes, and of a flag; each is in a cache line of its own."""
+"""The indices of counters of bytes, and of a flag; each has a cache line to itself."""
 _HEAD_BYTES: Final = 256
 
 
@@ -32,6 +32,7 @@ class Ring:
         self._bytes = view[_HEAD_BYTES:]
         self._size = len(self._bytes)
         self._fence = threading.Lock()
+        self._fence.acquire()
 
     def __repr__(self) -> str:
         return f"<Ring {self.unread} of {self._size} bytes unread>"
@@ -72,22 +73,26 @@ class Ring:
         data = bytes(self._bytes[at : at + first])
         if count > first:
             data += bytes(self._bytes[: count - first])
+        self._order()
         self._counters[READ] = start + count
         return data
 
-    def sleep(self) -> None:
-        """Note that the reader wants to be woken; it reads once more after this."""
+    def ask_to_be_woken(self) -> None:
+        """Ask the writer to wake the reader, which reads once more after this."""
         self._counters[_ASLEEP] = 1
         self._order()
 
-    def wakes(self) -> bool:
-        """Return whether the writer must wake the reader, after ``write``; true once for each ``sleep``."""
+    def take_wake(self) -> bool:
+        """Return whether the writer must wake the reader, after ``write``; true once for each request."""
         if not self._counters[_ASLEEP]:
             return False
         self._counters[_ASLEEP] = 0
         return True
 
     def _order(self) -> None:
-        """Let no processor exchange what is before this with what is after it: a lock is a memory barrier."""
-        with self._fence:
-            pass
+        """Let no processor exchange what is before this with what is after it, as ARM's do.
+
+        To release a lock and then acquire it is a memory barrier; the other way round is none.
+        """
+        self._fence.release()
+        self._fence.acquire()
