@@ -104,6 +104,8 @@ async def test_an_offer_outlives_its_process(place: Place) -> None:
 class Written:
     """Records writes instead of making them."""
 
+    is_in_copy = False
+
     def __init__(self) -> None:
         self.sender: Any = None
         self.times: list[tuple[float, float]] = []
