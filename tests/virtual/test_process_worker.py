@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import socket
 from typing import TYPE_CHECKING, Any, cast
 
 from fivestage import Query
@@ -11,7 +13,8 @@ from fivestage.core.plan import Plan
 from fivestage.core.stage_history import RunningStage, StageRun
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import Decoder, Frame, encode
-from fivestage.executors.process.reporter import Reporter
+from fivestage.executors.process.reporter import Outbox, Reporter
+from fivestage.executors.process.ring import Ring
 from fivestage.executors.process.worker import ANSWER_S, QUIT_S, ProcessWorker
 from fivestage.pipeline.step_monitor import StepMonitor
 from fivestage_schemas import Outcome
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
 
     from fivestage.core.stage_history import StageHistory
     from fivestage.executors.process.connection import WorkerLink
-    from fivestage.executors.process.reporter import Outbox
 
 PLAN = Plan.of()
 
@@ -89,29 +91,21 @@ async def test_a_worker_that_does_not_answer_is_killed() -> None:
     assert wire.killed
 
 
-class Memory:
-    """The outbox of a worker, which keeps what is written."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def write(self, frame: bytes) -> None:
-        self.data += frame
-
-    hold = note = write
-
-
 def reported(*steps: Callable[[Reporter], None]) -> StageHistory:
     """The history in the main process after a worker's history has taken some steps, in one read."""
     wire = Wire()
     worker = ProcessWorker(cast("WorkerLink", wire), lambda _: None, 0.03, b'""')
-    job, memory = Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=1.0), Memory()
+    job, ring = Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=1.0), Ring(mmap.mmap(-1, 9000), 0, 9000)
     worker.start(job)
-    reporter = Reporter(cast("Outbox", memory), 1000)
-    reporter.serial = 1
-    for step in steps:
-        step(reporter)
-    wire.deliver(memory.data)
+    near, far = socket.socketpair()
+    with near, far:
+        outbox = Outbox(ring, near)
+        reporter = Reporter(outbox, 1000)
+        reporter.serial = 1
+        for step in steps:
+            step(reporter)
+        outbox.note(b"")  # what is held waits for the next frame
+    wire.deliver(ring.read(9000))
     return job.history
 
 
@@ -131,7 +125,7 @@ def offers(text: bytes) -> Callable[[Reporter], None]:
 
     def offer(history: Reporter) -> None:
         assert history.running is not None
-        history._outbox.write(
+        history._outbox.note(
             messages.encode_offer(history.serial, history.running.attempt, Offer(text, 0.5, "node"))
         )
 
