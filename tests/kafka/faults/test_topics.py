@@ -244,9 +244,13 @@ def test_an_operator_changes_the_committed_position(kafka: RealBroker, make_topi
         assert resets == ({f'{{reason="{reason}"}}': 1} if reason else {})
     report = check(kafka.bootstrap, topics, ids)
     assert [text.split(",")[0] for text in report.commit_ahead] == [f"0/{n}" for n in range(5000)]
-    *between, last, back = report.commit_regressions
-    assert (last, back) == ("0: 5000 -> 100", "0: 100 -> 40")
-    assert all(text.startswith("0: 5000 -> ") for text in between)  # a slow service commits on the way
+    went_back = report.commit_regressions
+    back = went_back.index("0: 100 -> 40")
+    assert went_back[back - 1] == "0: 5000 -> 100"
+    assert all(
+        text.startswith("0: 5000 -> ") for text in went_back[:back]
+    )  # a slow service commits on the way
+    assert all(text.startswith("0: 100 -> ") for text in went_back[back:])
     report.commit_ahead, report.commit_regressions = [], []  # they are the operator's
     assert report.silent, report
     assert report.duplicates == answers - 100
