@@ -531,13 +531,16 @@ async def test_a_node_with_lost_calls_gets_no_more_calls(hostile: Hostile) -> No
 
 FORKS = """
     import asyncio, os, sys, threading
-    from fivestage import Orchestrator, Pipeline
+    from fivestage import Orchestrator, Pipeline, Plan, StageType
     from fivestage.core.observer import Observer
     from fivestage.executors import ThreadExecutor
+    from fivestage.settings import Settings
     from fivestage.testing.memory import MemoryBus
 
     app = Pipeline(builtins=False)
     children = []
+    limits = {"total_timeout_ms": 20_000, "stage_timeouts_ms": dict.fromkeys(StageType, 20_000)}
+    settings = Settings.model_validate({"pipeline": limits})
 
     @app.decision
     async def decide(query, ctx):
@@ -560,8 +563,9 @@ FORKS = """
         return os.getpid()
 
     async def main():
-        executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=10)
-        async with asyncio.timeout(20), MemoryBus(app, executor=executor) as bus:
+        orchestrator = Orchestrator(app, plan=Plan.of(**limits))
+        executor = ThreadExecutor(orchestrator, observer=Observer(), stall_s=10)
+        async with asyncio.timeout(60), MemoryBus(app, settings=settings, executor=executor) as bus:
             for node in ("async", "def", "awaits", "async"):
                 result = await bus.ask(node, deadline="2099-01-01T00:00:00Z")
                 code = os.waitstatus_to_exitcode(os.waitpid(children[-1], 0)[1])

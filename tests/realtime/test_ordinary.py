@@ -260,7 +260,8 @@ async def test_a_cancelled_node_finishes_its_clean_up(place: Place, end: str) ->
 
 async def test_a_node_whose_database_was_slow_for_a_moment(place: Place) -> None:
     """Five calls return late; the next 50 are answered while those still run."""
-    limits = {"total_timeout_ms": LONG_S * 1000, "stage_timeouts_ms": {"processing": STAGE_S * 1000}}
+    stages = dict.fromkeys(StageType, STAGE_S * 1000)
+    limits = {"total_timeout_ms": LONG_S * 1000, "stage_timeouts_ms": stages}
     settings = Settings.model_validate({"pipeline": limits})
     app = ordinary_app.make(place.folder)
     async with MemoryBus(app, settings=settings, executor=place.executor(PLAN)) as bus:

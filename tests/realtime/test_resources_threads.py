@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from fivestage import Orchestrator, Pipeline, Query, ResourceError, StageContext
+from fivestage import Orchestrator, Pipeline, Plan, Query, ResourceError, StageContext, StageType
 from fivestage.pipeline.resource_manager import ResourceManager
+from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from fivestage import Resource
 
 pytestmark = pytest.mark.realtime
+LIMITS: dict[str, Any] = {"total_timeout_ms": 60_000, "stage_timeouts_ms": dict.fromkeys(StageType, 60_000)}
+PLAN, SETTINGS = Plan.of(**LIMITS), Settings.model_validate({"pipeline": LIMITS})
+"""A busy machine takes its time."""
 
 
 class Sqlite:
@@ -86,7 +90,7 @@ async def test_both_kinds_in_order() -> None:
     A ``def`` one closes in the thread that opened it, which is not the loop's.
     """
     sqlite = Sqlite()
-    async with Orchestrator(sqlite.app) as orchestrator:
+    async with Orchestrator(sqlite.app, plan=PLAN) as orchestrator:
         assert sqlite.log == OPENED
         for node, answer in (("async", ["first", 42, "last"]), ("def", 42), ("run_sync", 42)):
             assert (await orchestrator.process_query(node)).answer == answer
@@ -98,14 +102,14 @@ async def test_both_kinds_in_order() -> None:
 async def test_a_memory_bus_opens_both() -> None:
     """The executor on the bus loop opens both as ``async with Orchestrator`` does."""
     sqlite = Sqlite()
-    async with MemoryBus(sqlite.app) as bus:
+    async with MemoryBus(sqlite.app, settings=SETTINGS) as bus:
         assert (await bus.ask("def")).answer == 42
     assert sqlite.log == OPENED + CLOSED
 
 
 async def test_a_def_node_cannot_use_an_async_one() -> None:
     """An async resource belongs to the loop; the error says so and names both remedies."""
-    async with Orchestrator(Sqlite().app) as orchestrator:
+    async with Orchestrator(Sqlite().app, plan=PLAN) as orchestrator:
         result = await orchestrator.process_query("wrong")
     assert result.error_type == "ResourceError"
     assert "make the stage or node an `async def`, or the resource a `def`" in (result.error or "")
