@@ -22,7 +22,16 @@ import types
 from typing import Any
 
 PREFIXES: dict[types.ModuleType, tuple[str, ...]] = {
-    fcntl: ("F_GETSIG", "F_SETSIG", "F_OFD_", "F_GETPIPE_SZ", "F_SETPIPE_SZ", "F_ADD_SEALS", "F_GET_SEALS"),
+    fcntl: (
+        "F_GETSIG",
+        "F_SETSIG",
+        "F_OFD_",
+        "F_GETPIPE_SZ",
+        "F_SETPIPE_SZ",
+        "F_ADD_SEALS",
+        "F_GET_SEALS",
+        "F_SEAL_",
+    ),
     mmap: ("MAP_POPULATE", "MAP_STACK"),
     os: (
         *("pidfd_open", "P_PIDFD", "memfd_create", "MFD_", "eventfd", "EFD_", "pipe2", "waitid", "splice"),

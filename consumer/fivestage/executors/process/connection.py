@@ -38,8 +38,6 @@ MAX_KEPT_BYTES: Final = 1 << 24
 """Most bytes kept until the process exists; with more, most jobs have ended, so the link is given up."""
 
 log = structlog.get_logger("fivestage.executor")
-_FIXED_SIZE: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-"""Memory that a process could make smaller would end this one at its next read."""
 _WAKES: Final = 4096
 """Bytes per read of the socket; a process writes one for each wake."""
 
@@ -113,7 +111,7 @@ class WorkerLink:
             memory = os.memfd_create("fivestage-worker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             self._child_ends.append(memory)
             os.ftruncate(memory, MEMORY_BYTES)
-            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _FIXED_SIZE)
+            _keep_size(memory)
             self._page = mmap.mmap(memory, MEMORY_BYTES)
             self.monitor.cells = memoryview(self._page)[: mmap.PAGESIZE].cast("Q")
             self._ring = Ring(self._page, mmap.PAGESIZE, RING_BYTES)
@@ -305,3 +303,8 @@ class WorkerLink:
         self._page = self._ring = None
         self._end()
         self.on_gone(self)
+
+
+def _keep_size(memory: int) -> None:
+    """Let nobody make shared memory smaller: that would end each process that reads it."""
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
