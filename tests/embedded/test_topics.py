@@ -34,7 +34,7 @@ async def test_a_topic_that_appears_later(mock: Mock, monkeypatch: pytest.Monkey
     kafka = {"bootstrap_servers": mock.bootstrap}
     settings = Settings.load(None, {"kafka": kafka, "topics": {"results": "new"}})
     found = await topics.check(settings)
-    assert answers == ["UnknownTopicOrPartitionError"] * 2 + [None]
+    assert (answers[:2], answers[-1]) == (["UnknownTopicOrPartitionError"] * 2, None)
     assert found["new"].partitions > 0
     settings = Settings.load(None, {"kafka": kafka, "topics": {"results": "new", "timeouts": "nowhere"}})
     with pytest.raises(ConfigurationError, match="'nowhere' does not exist: create it"):

@@ -80,7 +80,7 @@ async def test_one_read_takes_all(place: Place) -> None:
 
 
 async def test_the_last_frames_of_a_process_are_read(place: Place) -> None:
-    """What a process wrote before its death is read after it, although nobody was woken."""
+    """What a process wrote before its death is read after it, without a wake."""
     place.spawn()
     place.process.kill()
     place.write(READ_BYTES + 1)

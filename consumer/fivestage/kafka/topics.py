@@ -46,8 +46,6 @@ _VISIBLE_PAUSE_S: Final = 0.25
 _CREATED_TRIES: Final = 20
 _MISSING_TRIES: Final = 8
 """How often the start asks again for a topic that is missing: it may have been created a moment ago."""
-_PASSING: Final = frozenset({"UnknownTopicOrPartitionError", "LeaderNotAvailableError"})
-"""Errors that a broker gives for a topic of which it has not heard yet."""
 DEAD_LETTER_BYTES: Final = 2 * 1024 * 1024
 BATCH_OVERHEAD_BYTES: Final = 100
 """Bytes by which a batch of one record is larger than the record, rounded up."""
@@ -143,10 +141,8 @@ async def check(settings: Settings) -> dict[str, TopicInfo]:
         ConfigurationError: a topic or a right is missing, or no broker answers; the text says what to do.
     """
     names, found = await look_up(settings)
-    for _ in range(_MISSING_TRIES):
-        if not _has_missing(found, names):
-            break
-        await asyncio.sleep(_VISIBLE_PAUSE_S)
+    if _has_missing(found, names):
+        await _until_visible(settings, names, _MISSING_TRIES)
         names, found = await look_up(settings)
     for name in names:
         _raise_problem(found, name, is_input=settings.topics.is_input(name))
@@ -188,20 +184,25 @@ async def look_up(settings: Settings) -> tuple[tuple[str, ...], dict[str, TopicI
 
 
 def _has_missing(found: Mapping[str, TopicInfo], names: Iterable[str]) -> bool:
-    """Whether a topic does not exist, or not yet on the broker that was asked."""
-    topics = [found.get(name) for name in names]
-    return any(
-        info is None or info.error in _PASSING or not (info.error or info.partitions) for info in topics
+    """Whether a topic cannot be used because it does not exist, or not yet on the broker that was asked."""
+    return any(_is_missing(info := found.get(name)) or _has_no_leader(info) for name in names)
+
+
+def _is_missing(info: TopicInfo | None) -> bool:
+    return (
+        info is None
+        or info.error == "UnknownTopicOrPartitionError"
+        or (not info.error and not info.partitions)
     )
+
+
+def _has_no_leader(info: TopicInfo | None) -> bool:
+    return info is not None and info.error == "LeaderNotAvailableError"
 
 
 def problem_of(info: TopicInfo | None, name: str, *, is_input: bool) -> str | None:
     """Why a topic cannot be used and what to do, in one line; None if it can."""
-    if (
-        info is None
-        or info.error == "UnknownTopicOrPartitionError"
-        or (not info.error and not info.partitions)
-    ):
+    if info is None or _is_missing(info):
         advice = 'create it with "fivestage topics create", or set topics.create = true'
         return f"topic {name!r} does not exist: {advice}"
     if info.error == "TopicAuthorizationFailedError":
@@ -231,7 +232,8 @@ async def create(
             await _ask(settings, DescribeTopics(created, create=True))
     else:
         created = await _create_on_cluster(settings, partitions, replication_factor)
-    await _until_visible(settings, created)
+    if created:
+        await _until_visible(settings, created, _CREATED_TRIES)
     return created
 
 
@@ -270,9 +272,9 @@ def _created(answers: Iterable[tuple[str, int, str | None]]) -> list[str]:
     return created
 
 
-async def _until_visible(settings: Settings, names: list[str]) -> None:
+async def _until_visible(settings: Settings, names: Collection[str], tries: int) -> None:
     """Wait a few seconds until new topics can be used: the brokers create them one after the other."""
-    for _ in range(_CREATED_TRIES if names else 0):
+    for _ in range(tries):
         if not _has_missing(await describe(settings, names), names):
             return
         await asyncio.sleep(_VISIBLE_PAUSE_S)

@@ -58,7 +58,7 @@ class WorkerLink:
         """A pipe; when it is closed, the kernel kills the process, see ``child.die_with_pipe``."""
         self._location_requests: int | None = None
         """An eventfd, see loop_probe.py."""
-        self._page: mmap.mmap | None = None
+        self._memory: mmap.mmap | None = None
         self._child_ends: list[int] = []
         self.monitor = StepMonitor()
         """Shows whose code is executing; can still be read when the process has ended."""
@@ -112,9 +112,9 @@ class WorkerLink:
             self._child_ends.append(memory)
             os.ftruncate(memory, MEMORY_BYTES)
             _keep_size(memory)
-            self._page = mmap.mmap(memory, MEMORY_BYTES)
-            self.monitor.cells = memoryview(self._page)[: mmap.PAGESIZE].cast("Q")
-            self._ring = Ring(self._page, mmap.PAGESIZE, RING_BYTES)
+            self._memory = mmap.mmap(memory, MEMORY_BYTES)
+            self.monitor.cells = memoryview(self._memory)[: mmap.PAGESIZE].cast("Q")
+            self._ring = Ring(self._memory, mmap.PAGESIZE, RING_BYTES)
             self._ring.ask_to_be_woken()
             child_lifeline, self._lifeline = os.pipe()
             self._child_ends.append(child_lifeline)
@@ -138,7 +138,7 @@ class WorkerLink:
         self.close_child_ends()
         self._close_bus_ends()
         self.monitor.cells = [0, 0]
-        self._page = self._ring = None
+        self._memory = self._ring = None
 
     def spawned(self, pid: int, pidfd: int) -> None:
         """Take over the process; *pidfd* refers to it even when its number is used again.
@@ -172,7 +172,7 @@ class WorkerLink:
 
     def location(self) -> str | None:
         """Return the line of code that the process is executing; None if it has not answered."""
-        return None if self._page is None else read_location(self._page, self.monitor.seen()[1])
+        return None if self._memory is None else read_location(self._memory, self.monitor.seen()[1])
 
     def release(self) -> None:
         """Close all descriptors: there is no process, or it was killed and has not ended yet."""
@@ -246,9 +246,10 @@ class WorkerLink:
 
     def read(self) -> None:
         """Handle all frames that are in the ring now, whether or not the process has woken this one."""
-        if self._ring is not None and self._ring.unread:
-            for _ in range(-(-RING_BYTES // READ_BYTES)):
-                self._read_some()
+        for _ in range(-(-RING_BYTES // READ_BYTES)):
+            if self._ring is None or not self._ring.unread:
+                return
+            self._read_some()
 
     def _read_some(self) -> None:
         if self.pid is None or self._at_end or self._ring is None:
@@ -300,11 +301,11 @@ class WorkerLink:
         self.read()
         self._dead = True
         self.monitor.cells = [*self.monitor.cells]  # the last values; the mapping keeps a descriptor open
-        self._page = self._ring = None
+        self._memory = self._ring = None
         self._end()
         self.on_gone(self)
 
 
 def _keep_size(memory: int) -> None:
-    """Let nobody make shared memory smaller: that would end each process that reads it."""
+    """Forbid to make shared memory smaller: that would end each process that reads it."""
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)

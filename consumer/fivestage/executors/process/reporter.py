@@ -56,13 +56,15 @@ class Outbox:
     def note(self, frame: bytes) -> None:
         """Write a frame; wakes the main process only for those that were held, or if there is no room."""
         wakes = self._held_wakes
-        self._write(self._with_held(frame))
-        if wakes:
-            self._wake()
+        self._put(self._with_held(frame), wakes=wakes)
 
     def send(self, frame: bytes) -> None:
         """Write a frame and wake the main process."""
         self.write(self._with_held(frame))
+
+    def write(self, data: bytes) -> None:
+        """Write whole frames, before those that are held, and wake the main process; in any thread."""
+        self._put(data, wakes=True)
 
     def _with_held(self, frame: bytes) -> bytes:
         if not self._held:
@@ -72,12 +74,7 @@ class Outbox:
         self._held_wakes = False
         return frames
 
-    def write(self, data: bytes) -> None:
-        """Write whole frames, before those that are held, and wake the main process; in any thread."""
-        self._write(data)
-        self._wake()
-
-    def _write(self, data: bytes) -> None:
+    def _put(self, data: bytes, *, wakes: bool) -> None:
         if self.is_in_copy:
             return
         with self._lock:
@@ -87,9 +84,11 @@ class Outbox:
                 time.sleep(pause_s)
                 count = self._ring.write(memoryview(data)[done:])
                 done, pause_s = done + count, FULL_S if count else min(2 * pause_s, LONGEST_S)
+        if wakes:
+            self._wake()
 
     def _wake(self) -> None:
-        if self.is_in_copy or not self._ring.take_wake():
+        if not self._ring.take_wake():
             return
         try:
             self._socket.send(b"\0")
