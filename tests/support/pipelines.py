@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,15 @@ async def _holds(query: Query, _ctx: StageContext) -> dict[str, Any]:
     if query.query_id not in _held:  # it will be read again
         _held.add(query.query_id)
         ctypes.PyDLL(None).sleep(int(query.user_input.split()[1]))
+    return {"answer": "late"}
+
+
+@app.node("suspends")
+async def _suspends(query: Query, _ctx: StageContext) -> dict[str, Any]:
+    """Suspend this process, once: whoever started it must let it continue."""
+    if query.query_id not in _held:
+        _held.add(query.query_id)
+        os.kill(os.getpid(), signal.SIGSTOP)
     return {"answer": "late"}
 
 

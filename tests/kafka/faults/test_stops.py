@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -87,10 +88,10 @@ def test_sigterm_with_threads_that_are_stuck(
 @pytest.mark.parametrize(
     ("how", "held_s"),
     [
-        pytest.param("stopped", 1),
-        pytest.param("stopped", 4, marks=LONG),
-        pytest.param("interpreter lock", 1, marks=LONG),
-        pytest.param("interpreter lock", 4),
+        pytest.param("suspends", 1),
+        pytest.param("suspends", 4, marks=LONG),
+        pytest.param("holds", 1, marks=LONG),
+        pytest.param("holds", 4),
     ],
 )
 def test_the_process_is_suspended(kafka: RealBroker, make_topics: MakeTopics, how: str, held_s: int) -> None:
@@ -104,13 +105,11 @@ def test_the_process_is_suspended(kafka: RealBroker, make_topics: MakeTopics, ho
             kafka.bootstrap, topics.queries, count=1600 + 200 * held_s, rate=200, user_input=NAP
         ) as feeder,
     ):
-        wait_for_results(kafka.bootstrap, topics.results, 100)  # so that queries still come when it is held
-        ids = feeder.ids
-        if how == "stopped":
-            _stop(service, held_s)
-        else:
-            ids = [*ids, "held"]
-            write(kafka.bootstrap, topics.queries, [("held", event("held", f"holds {held_s}"))])
+        wait_for_results(kafka.bootstrap, topics.results, 100)
+        ids = [*feeder.ids, "held"]  # which runs for certain when the process is held
+        write(kafka.bootstrap, topics.queries, [("held", event("held", f"{how} {held_s}"))])
+        if how == "suspends":
+            _continue_later(service, held_s)
         if held_for_long:
             assert len(service.wait_for("assigned")["partitions"]) == 4
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, len(ids))
@@ -143,9 +142,9 @@ def test_a_query_that_costs_the_membership(kafka: RealBroker, make_topics: MakeT
     assert report.silent, report
 
 
-def _stop(service: ServiceProcess, held_s: int) -> None:
-    """Suspend the process: its duration is the fault itself."""
+def _continue_later(service: ServiceProcess, held_s: int) -> None:
+    """Wait until the process is suspended and let it continue: the duration is the fault itself."""
     assert service.process is not None
-    service.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, service.process.pid, os.WSTOPPED)
     time.sleep(held_s)
     service.process.send_signal(signal.SIGCONT)
