@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .broker import RealBroker, TopicSet
     from .conftest import MakeTopics
 
+LONG = pytest.mark.long
+"""On what all other tests with a broker use as well."""
 ALICE = {
     "security.protocol": "SASL_PLAINTEXT",
     "sasl.mechanism": "PLAIN",
@@ -49,6 +51,7 @@ def test_console_tools(kafka: RealBroker, topics: TopicSet) -> None:
     assert sorted(consume(kafka, topics.queries, 3)) == ["one", "trois", "zwei"]
 
 
+@LONG
 def test_version(kafka: RealBroker) -> None:
     """The broker is Kafka 4: it has features that are recorded only in Kafka's own storage format."""
     assert "metadata.version" in kafka.exec_tool("kafka-features", "describe")
@@ -65,6 +68,7 @@ def test_kcat(kafka: RealBroker, topics: TopicSet) -> None:
     assert read.stdout == b"from kcat\n"
 
 
+@LONG
 def test_topics(kafka: RealBroker, make_topics: MakeTopics) -> None:
     """Each set of topics has its own prefix and the requested partitions."""
     first, second = make_topics(), make_topics(partitions=1)
@@ -81,6 +85,7 @@ def test_no_topic_by_accident(kafka: RealBroker) -> None:
         kafka.exec_tool("kafka-topics", "--describe", "--topic", "not-created")
 
 
+@LONG
 def test_restart_keeps_data(own_kafka: RealBroker, make_topics: MakeTopics) -> None:
     """A restarted broker has the same address and data."""
     address = own_kafka.bootstrap
@@ -91,6 +96,7 @@ def test_restart_keeps_data(own_kafka: RealBroker, make_topics: MakeTopics) -> N
     assert consume(own_kafka, topics.queries, 1) == ["before"]
 
 
+@LONG
 def test_stop_and_start(own_kafka: RealBroker) -> None:
     """A stopped broker refuses connections until it is started again."""
     host, _, port = own_kafka.bootstrap.rpartition(":")
@@ -101,6 +107,7 @@ def test_stop_and_start(own_kafka: RealBroker) -> None:
     socket.create_connection((host, int(port)), timeout=5).close()
 
 
+@LONG
 @pytest.mark.parametrize("own_kafka", [SECURED], indirect=True)
 def test_extra_properties(own_kafka: RealBroker) -> None:
     """Extra properties secure the clients' listener only: the tools' needs no password."""

@@ -26,17 +26,17 @@ def test_join_and_leave_under_load(kafka: RealBroker, make_topics: MakeTopics) -
     topics = make_topics(8)
     settings = settings_for(topics)
     with (
-        Feeder(kafka.bootstrap, topics.queries, count=6000, rate=600) as feeder,
+        Feeder(kafka.bootstrap, topics.queries, count=2400, rate=240) as feeder,
         ServiceProcess(APP, kafka.bootstrap, settings) as first,
     ):
-        feeder.wait_until_sent(1500)
+        feeder.wait_until_sent(600)
         with ServiceProcess(APP, kafka.bootstrap, settings) as second:
             first.wait_for("revoked")
             assert len(first.wait_for("assigned")["partitions"]) == 4
-            feeder.wait_until_sent(4500)
+            feeder.wait_until_sent(1800)
             assert second.end() == 0
         assert len(first.wait_for("assigned")["partitions"]) == 8
-        wait_for_results(kafka.bootstrap, topics.results, 6000)
+        wait_for_results(kafka.bootstrap, topics.results, 2400)
         assert first.end() == 0
     report = check(kafka.bootstrap, topics, feeder.ids, limits=ONCE)
     assert report.silent, report

@@ -221,11 +221,11 @@ def test_broker_restart_under_load(own_kafka: RealBroker, make_topics: MakeTopic
     topics = make_topics(4, own_kafka)
     with (
         ServiceProcess("support.apps:load", own_kafka.bootstrap, settings_for(topics)) as service,
-        Feeder(own_kafka.bootstrap, topics.queries, count=4000, rate=500) as feeder,
+        Feeder(own_kafka.bootstrap, topics.queries, count=1600, rate=200) as feeder,
     ):
-        feeder.wait_until_sent(800)
+        feeder.wait_until_sent(320)
         own_kafka.restart()
-        wait_until_committed(own_kafka.bootstrap, topics.prefix, topics.queries, 4000)
+        wait_until_committed(own_kafka.bootstrap, topics.prefix, topics.queries, 1600)
         assert service.end() == 0
     report = check(own_kafka.bootstrap, topics, feeder.ids, limits=CUT_OFF)
     assert report.silent, report

@@ -1,7 +1,7 @@
 """Imports the whole package, then becomes commands by fork; started by ``preloaded``.
 
-A request is a message of JSON with three descriptors: standard input, output, error. The answer is the number
-of the new process, which is left to the process that asks, as its child.
+A request is a message of JSON with descriptors: standard input, output, error, a fork server's socket. The
+answer is the number of the new process, which is left to the process that asks, as its child.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def _ignore(_name: str) -> None:
 def requested(connection: socket.socket) -> dict[str, Any]:
     """Answer requests; return in each new process what it is to be."""
     while True:
-        message, descriptors, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 3)
+        message, descriptors, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 4)
         if not message:
             os._exit(0)
         if (pid := _fork_twice()) == 0:
             for number, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, number)
             connection.detach()
-            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            os.closerange(len(descriptors), os.sysconf("SC_OPEN_MAX"))
             request: dict[str, Any] = json.loads(message)
             return request
         for descriptor in descriptors:
@@ -86,7 +86,7 @@ def _fork_twice() -> int:
 
 
 def become(request: dict[str, Any]) -> NoReturn:
-    """Run a module as ``python -m`` does."""
+    """Run a module as ``python -m`` does, or the program of a fork server."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request["start_new_session"]:
         os.setsid()
@@ -96,15 +96,21 @@ def become(request: dict[str, Any]) -> NoReturn:
     sys.path[0] = request["cwd"]
     sys.argv = ["-m", *request["arguments"]]
     _open_streams()
-    module = request["module"]
-    if not hasattr(sys.modules.get(module), "__path__"):  # a program must not have been imported
-        sys.modules.pop(module, None)
     code: object = None
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        _run(request["program"])
     except SystemExit as error:
         code = error.code
     _end(code)
+
+
+def _run(program: str) -> None:
+    if not program.replace(".", "").isidentifier():
+        exec(program, {"__name__": "__main__"})  # noqa: S102 - of a fork server, and our own
+        return
+    if not hasattr(sys.modules.get(program), "__path__"):  # a program must not have been imported
+        sys.modules.pop(program, None)
+    runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 
 def _open_streams() -> None:

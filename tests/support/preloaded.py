@@ -20,14 +20,18 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, AnyStr
 
+from fivestage.executors.process import fork_client
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 SERVER = Path(__file__).with_name("preload_server.py")
 START = "FIVESTAGE_TEST_START"
 """The variable that may be ``exec``."""
 FREE = ("FIVESTAGE_", "PYTEST_", "NO_COLOR", "COLUMNS", "LINES")
-"""Variables that are not read when modules are imported, by the start of their names."""
+"""Variables that no module of the package reads when imported, by the start of their names."""
+FOLDER = "_APP_FOLDER"
+"""The end of the names of those that only apps of tests read."""
 _SUBREAPER = 36
 _DONE_S = 10.0
 _ANSWER_S = 60.0
@@ -36,23 +40,26 @@ _LOCK = threading.Lock()
 
 
 class Popen(subprocess.Popen[AnyStr]):
-    """``subprocess.Popen``, which forks ``python -m MODULE``."""
+    """``subprocess.Popen``, which forks ``python -m MODULE`` and fork servers."""
 
     def _execute_child(self, args: Any, *options: Any) -> None:
         """Make the process; the signature is that of the standard library since Python 3.11."""
-        (executable, preexec, _, passed, cwd, env, _, _, shell) = options[:9]
-        unusual = executable or preexec or passed or shell or not _is_command(args)
+        executable, preexec, _, _, cwd, env, _, _, shell = options[:9]
+        passed: tuple[int, ...] = options[3]
+        unusual = executable or preexec or shell or not _is_program(args, passed)
         server = None if unusual else _server_or_none()
         if server is None or not server.suits(os.environ if env is None else env):
             super()._execute_child(args, *options)  # type: ignore[misc]
             return
         pipes = options[9:15]
         child_ends = pipes[0], pipes[3], pipes[5]
+        streams: list[int] = [number if end == -1 else end for number, end in enumerate(child_ends)]
+        arguments = [str(len(streams))] if passed else [os.fspath(one) for one in args[3:]]
         try:
             self.pid = server.fork(
-                [number if end == -1 else end for number, end in enumerate(child_ends)],
-                module=args[2],
-                arguments=[os.fspath(one) for one in args[3:]],
+                [*streams, *passed],
+                program=args[2],
+                arguments=arguments,
                 cwd=str(Path.cwd() if cwd is None else Path(cwd).resolve()),
                 environment=dict(os.environ if env is None else env),
                 start_new_session=options[-2],
@@ -143,9 +150,16 @@ def _server() -> _Server | None:
     return _Server()
 
 
-def _is_command(args: Any) -> bool:
+def _is_program(args: Any, passed: Sequence[int]) -> bool:
+    """Return whether the arguments start a command, or a fork server, which gets one descriptor."""
+    if passed:
+        return list(args[:3]) == [sys.executable, "-c", fork_client._PROGRAM] and len(passed) == 1
     return list(args[:2]) == [sys.executable, "-m"] and args[2].partition(".")[0] == "fivestage"
 
 
 def _fixed(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in environment.items() if not name.startswith(FREE)}
+    return {
+        name: text
+        for name, text in environment.items()
+        if not (name.startswith(FREE) or name.endswith(FOLDER))
+    }

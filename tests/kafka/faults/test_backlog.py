@@ -52,7 +52,7 @@ def test_a_backlog_of_expired_queries(
 ) -> None:
     """Each has its `expired` answer, none runs."""
     topics = make_topics(8)
-    ids = [f"q{number}" for number in range(5000)]
+    ids = [f"q{number}" for number in range(2000)]
     write_as_of(kafka.bootstrap, topics.queries, ids, int(time.time() * 1000) - HOUR_MS)
     settings = settings_for(topics, admission__query_ttl_ms=60_000)
     with (
@@ -81,7 +81,7 @@ def peak_mb(pid: int) -> float:
 
 
 @pytest.mark.fault(20)
-@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [4000, pytest.param(100_000, marks=pytest.mark.long)])
 def test_a_large_backlog(
     kafka: RealBroker, make_topics: MakeTopics, record_property: RecordProperty, count: int
 ) -> None:

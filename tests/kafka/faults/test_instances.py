@@ -188,7 +188,7 @@ async def test_giving_up_takes_longer_than_the_group_waits(
 
 
 @pytest.mark.fault(11)
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.long)])
 def test_sigkill_at_any_moment(
     kafka: RealBroker, make_topics: MakeTopics, record_property: RecordProperty, kills: int
 ) -> None:
