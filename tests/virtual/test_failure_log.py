@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from fivestage_schemas import PipelineResult
 
+BUSY = LookupError("busy")
 SECRET = "the-question"  # noqa: S105 - what must not be in the log
 
 
@@ -56,6 +58,22 @@ async def no_json(query: Any, ctx: Any) -> Any:  # noqa: ARG001
 def in_a_thread(query: Any, ctx: Any) -> Any:  # noqa: ARG001
     """Raise in a thread."""
     raise LookupError(query.user_input)
+
+
+async def raises_the_same(query: Any, ctx: Any) -> Any:  # noqa: ARG001
+    """Raise an exception that was made before."""
+    raise BUSY
+
+
+async def raises_the_same_in_a_group(query: Any, ctx: Any) -> Any:
+    """Raise it in a task of a TaskGroup."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(raises_the_same(query, ctx))
+
+
+def raises_the_same_in_a_thread(query: Any, ctx: Any) -> Any:  # noqa: ARG001
+    """Raise it in a thread."""
+    raise BUSY
 
 
 async def unsure(query: Any, ctx: Any) -> str:  # noqa: ARG001
@@ -264,3 +282,22 @@ def test_the_lines_are_json_and_few(arguments: list[str], more: set[str]) -> Non
     assert (lines[0]["level"], lines[0]["where"], lines[0]["query_id"]) == ("warning", "<string>:11", "q")
     assert ("the-question" in ran.stderr) is ("error" in more)
     assert ran.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("raising", "line"),
+    [
+        (raises_the_same, 2),
+        (raises_the_same_in_a_group, -3),
+        pytest.param(raises_the_same_in_a_thread, 2, marks=pytest.mark.realtime),
+    ],
+)
+async def test_an_exception_that_is_raised_again_does_not_grow(
+    raising: Callable[..., Any], line: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One instance for all failures: each line has its place, and the frames of before are not kept."""
+    orchestrator = Orchestrator(app_of(raising))
+    for _ in range(100):
+        await orchestrator.process_query(SECRET)
+    assert {fields(record)["where"] for record in caplog.records} == {line_of(raising, line)}
+    assert len(list(traceback.walk_tb(BUSY.__traceback__))) < 10

@@ -61,6 +61,16 @@ def frames_of(error: BaseException) -> tuple[Frame, ...]:
     return _collect(error)
 
 
+def drop_traceback(error: BaseException) -> None:
+    """Free the frames of *error*: raised again, the same instance would have and keep those of each time."""
+    with contextlib.suppress(Exception):
+        for _ in range(MAX_FRAMES):
+            BaseException.with_traceback(error, None)
+            if not isinstance(error, BaseExceptionGroup):
+                return
+            error = error.exceptions[0]
+
+
 def _collect(error: BaseException) -> tuple[Frame, ...]:
     last: deque[Frame] = deque(maxlen=MAX_FRAMES)
     own: Frame | None = None

@@ -15,6 +15,7 @@ from fivestage_schemas import Outcome, StageResult, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from types import TracebackType
 
     from fivestage.pipeline.context import Query, StageContext
     from fivestage.pipeline.node import Handler
@@ -84,7 +85,8 @@ async def call_node(
     if stage.outcome is not Outcome.ERROR:
         return stage
     if alone.errors:
-        raise alone.errors[-1]
+        error, traceback = alone.errors[-1]
+        raise error.with_traceback(traceback)
     raise NodeError(f"node {name!r}: {stage.error_type}: {stage.error}")
 
 
@@ -93,7 +95,8 @@ class _OneNode(Pipeline):
 
     def __init__(self, app: Pipeline, name: str, intent: str | None) -> None:
         super().__init__(builtins=False)
-        self.errors: list[Exception] = []
+        self.errors: list[tuple[Exception, TracebackType | None]] = []
+        """With their tracebacks, which the orchestrator drops."""
         node = app.find_node(name)
         self._nodes[name] = replace(node, handler=self._kept(node.handler), validate=None)
         self._resources |= app.resources
@@ -118,7 +121,7 @@ class _OneNode(Pipeline):
             try:
                 data = call(*arguments)
             except Exception as error:
-                self.errors.append(error)
+                self.errors.append((error, error.__traceback__))
                 raise
             return self._awaited(data) if asyncio.iscoroutine(data) else data
 
@@ -128,5 +131,5 @@ class _OneNode(Pipeline):
         try:
             return await data
         except Exception as error:
-            self.errors.append(error)
+            self.errors.append((error, error.__traceback__))
             raise
