@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import hypothesis
 import pytest
@@ -48,9 +49,10 @@ hypothesis.settings.load_profile(os.environ.get("FIVESTAGE_TEST_PROFILE", "repea
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--fault-table``, ``--long`` and ``--verbs``."""
+    """Add ``--fault-table``, ``--part``, ``--long`` and ``--verbs``."""
     parser.addoption("--fault-table", metavar="FILE", help="write the result of each fault, as a table")
 
+    parser.addoption("--part", metavar="K/N", help="run the K-th of N parts of the tests, the first being 0")
     parser.addoption("--long", action="store_true", help="also run tests that take minutes")
     parser.addoption("--verbs", action="store_true", help="run each long verb of make in its shortest form")
 
@@ -81,6 +83,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _leave_out("long", config, items)
     if not config.getoption("--verbs"):
         _leave_out("verb", config, items)
+    if part := config.getoption("--part"):
+        number, count = map(int, part.split("/"))
+        _leave_out_unless(config, items, lambda item: crc32(item.nodeid.encode()) % count == number)
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(LONG_LIMIT_S))
@@ -93,8 +98,14 @@ def pytest_collection_finish() -> None:
 
 
 def _leave_out(marker: str, config: pytest.Config, items: list[pytest.Item]) -> None:
-    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(marker)])
-    items[:] = [item for item in items if not item.get_closest_marker(marker)]
+    _leave_out_unless(config, items, lambda item: not item.get_closest_marker(marker))
+
+
+def _leave_out_unless(
+    config: pytest.Config, items: list[pytest.Item], condition: Callable[[pytest.Item], bool]
+) -> None:
+    config.hook.pytest_deselected(items=[item for item in items if not condition(item)])
+    items[:] = [item for item in items if condition(item)]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from .run import Outcome
 
-FIXED = 100 if COMPILED else 500
-"""Seeds that are always the same; 500 reach each of PATHS, which the compiled build need not reach again."""
-FRESH, LONG = 300 if COMPILED else 100, 20_000
+FIXED = 100 if COMPILED else 300
+"""Seeds that are always the same; 300 reach each of PATHS, which the compiled build need not reach again."""
+FRESH, LONG = 300 if COMPILED else 50, 20_000
 """New seeds of each run; the compiled build takes a third of the time for one."""
 SEED = "FIVESTAGE_TEST_SEED"
 """The environment variable with the first of the fresh seeds."""

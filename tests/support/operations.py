@@ -71,17 +71,19 @@ class Operator:
 
     def deny(self, kind: str, name: str, operation: str) -> None:
         """Take a right, such as ("TOPIC", "t", "WRITE"), from everyone, who had all of them."""
-        _done(self._admin.create_acls(_rules(kind, name, operation)))
+        rules = _rules(kind, name, operation)
+        _done(self._admin.create_acls(rules))
+        until(lambda: self._has(rules) == {True}, f"{name} has its rules")
 
     def allow(self, kind: str, name: str, operation: str) -> None:
         """Return a right that was taken."""
         rules = _rules(kind, name, operation)
-        fields = ("restype", "name", "resource_pattern_type", "principal", "host", "operation")
-        filters = [
-            _api.AclBindingFilter(*(getattr(rule, field) for field in fields), rule.permission_type)
-            for rule in rules
-        ]
-        _done(self._admin.delete_acls(filters))
+        _done(self._admin.delete_acls([_filter_of(rule) for rule in rules]))
+        until(lambda: self._has(rules) == {False}, f"{name} has no rules")
+
+    def _has(self, rules: list[Any]) -> set[bool]:
+        """Whether the broker knows each rule: the controller, which takes changes, knows it earlier."""
+        return {bool(self._admin.describe_acls(_filter_of(rule)).result(LIMIT_S)) for rule in rules}
 
 
 def _rules(kind: str, name: str, operation: str) -> list[Any]:
@@ -91,6 +93,11 @@ def _rules(kind: str, name: str, operation: str) -> list[Any]:
         _api.AclBinding(_api.ResourceType[kind], name, *who, _api.AclOperation[right], permission)
         for right, permission in rules.items()
     ]
+
+
+def _filter_of(rule: Any) -> Any:
+    fields = ("restype", "name", "resource_pattern_type", "principal", "host", "operation")
+    return _api.AclBindingFilter(*(getattr(rule, field) for field in fields), rule.permission_type)
 
 
 def _done(futures: dict[Any, Any]) -> None:

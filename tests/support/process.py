@@ -122,6 +122,7 @@ class ServiceProcess:
         try:
             code = self.process.wait(limit_s)
         except subprocess.TimeoutExpired:
+            self.process.kill()  # a test that fails here may not reach the end of a ``with`` block
             text = f"the service did not end within {limit_s:.0f} s; log: {self._read_so_far()[-5:]}"
             raise AssertionError(text) from None
         self._read_to_its_end(code)

@@ -393,7 +393,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
 
 TestDispatcherMachine = DispatcherMachine.TestCase
-TestDispatcherMachine.settings = hypothesis.settings(max_examples=200, stateful_step_count=40)
+TestDispatcherMachine.settings = hypothesis.settings(max_examples=120, stateful_step_count=40)
 
 
 def test_a_limit_that_rises_when_a_query_goes_on() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed").expect
 pytestmark = pytest.mark.broker
 LIMIT_MS = 30_000
-WARM, UPDATES = 300, 1500
+WARM, UPDATES = 300, 600
 CHECKS = {
     "what takes focus has no name": """
         [...document.querySelectorAll('a, button, summary, [tabindex="0"], section')]

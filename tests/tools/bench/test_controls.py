@@ -23,7 +23,7 @@ CELLS = {
     ("constant", "90 %"): 3,
     ("bimodal", "10 %"): 8,
     ("slots inside", "bursts"): 4,
-    ("slots inside", "150 %"): 4,
+    ("slots inside", "150 %"): 2,
     ("thrashing", "bursts"): 4,
     ("slow lane", "10 %"): 8,
     ("bad node", "10 %"): 8,
