@@ -51,7 +51,6 @@ hypothesis.settings.load_profile(os.environ.get("FIVESTAGE_TEST_PROFILE", "repea
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--fault-table``, ``--part``, ``--long`` and ``--verbs``."""
     parser.addoption("--fault-table", metavar="FILE", help="write the result of each fault, as a table")
-
     parser.addoption("--part", metavar="K/N", help="run the K-th of N parts of the tests, the first being 0")
     parser.addoption("--long", action="store_true", help="also run tests that take minutes")
     parser.addoption("--verbs", action="store_true", help="run each long verb of make in its shortest form")

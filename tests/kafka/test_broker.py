@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .conftest import MakeTopics
 
 LONG = pytest.mark.long
-"""On what all other tests with a broker use as well."""
+"""For tests of what every other test with a broker relies on."""
 ALICE = {
     "security.protocol": "SASL_PLAINTEXT",
     "sasl.mechanism": "PLAIN",

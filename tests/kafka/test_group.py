@@ -36,10 +36,10 @@ def test_join_and_leave_under_load(kafka: RealBroker, make_topics: MakeTopics) -
             feeder.wait_until_sent(1800)
             assert second.end() == 0
         assert len(first.wait_for("assigned")["partitions"]) == 8
-        wait_for_results(kafka.bootstrap, topics.results, 2400)
+        wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 2400)
         assert first.end() == 0
     report = check(kafka.bootstrap, topics, feeder.ids, limits=ONCE)
-    assert report.silent, report
+    assert report.silent, (report, first.log, second.log)
 
 
 @pytest.mark.fault(5)

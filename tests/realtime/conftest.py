@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fivestage.executors.process import fork_client
-from support.preloaded import Popen
+from support.preloaded import Popen, start_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def _preloaded() -> Iterator[None]:
+    start_server()  # now, since some tests count the descriptors and the children of this process
     with pytest.MonkeyPatch.context() as patch:
         names = SimpleNamespace(Popen=Popen, DEVNULL=subprocess.DEVNULL)
         patch.setattr(fork_client, "subprocess", names)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LONGEST_OUTAGE_S = 900
 """Queries are written when the brokers are back."""
+MOVED_MS = 5000
+"""How long no broker may answer until the client asks its first address where the brokers are."""
 
 
 def event(query_id: str, user_input: str = "work", **fields: Any) -> bytes:
@@ -88,6 +90,7 @@ class Feeder:
                 "enable.idempotence": True,
                 "linger.ms": 5,
                 "message.timeout.ms": LONGEST_OUTAGE_S * 1000,
+                "metadata.recovery.rebootstrap.trigger.ms": MOVED_MS,  # the default is five minutes
             }
         )
         started = time.monotonic()

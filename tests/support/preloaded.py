@@ -138,6 +138,11 @@ class _Server:
         self._process.wait(_DONE_S)
 
 
+def start_server() -> None:
+    """Start the process that imports the package, which the first command would wait for otherwise."""
+    _server_or_none()
+
+
 def _server_or_none() -> _Server | None:
     with _LOCK:
         return _server()

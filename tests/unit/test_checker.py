@@ -287,8 +287,9 @@ def test_without_limits() -> None:
     for doctor in (end_late, run_too_many, linger):
         doctor(planted)
     assert judge(planted.made()).silent
-    for late_s, violations in {4: {}, 6: {"late": 2}}.items():  # it ended late, and was written late
+    for late_s, violations in {4: {}, 6: {"late": 1}}.items():
         planted = clean()
         end_late(planted, late_s)
         assert found(judge(planted.made())) == violations
         assert judge(planted.made(), UNTIMED).silent
+    assert found(judge(planted.made(), Limits(written_late_s=5.0))) == {"late": 2}  # ended and written

@@ -12,7 +12,7 @@ WITH_A_BROKER, SETTINGS = f"{RUN}::test_commands_with_a_broker", f"{RUN}::test_c
 IMAGE = "tests/kafka/deploy/test_image.py::test_answers_without_rights"
 TERMINAL = "tests/embedded/cli/test_terminal_page.py::test_printed_commands"
 TOPICS = "tests/kafka/test_commands.py::test_create_then_check"
-KAFKA_IMAGE = "tests/kafka/test_broker.py::test_version"
+KAFKA_IMAGE = "tests/kafka/test_broker.py::test_console_tools"
 AUTHORS = "tests/embedded/cli/test_new.py::test_printed_commands"
 RUN_BY = {
     "fivestage new shop": AUTHORS,
@@ -80,7 +80,7 @@ NOT_IN_CI = {
     "kafka-image",  # .ci/services.sh builds it
     "test-python",  # CI runs the same tests on another Python as part of test-compiled
     "test-fast",
-    "test-compiled",  # CI runs its two parts, see below, which make the wheel
+    "test-compiled",  # CI runs its two parts, see below, which make the wheel: of the second one half
     "wheel",
     "long",  # runs those that take hours
     "bench-quick",  # verbs runs it in a shorter form

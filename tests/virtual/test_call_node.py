@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -61,6 +62,14 @@ async def test_raises_what_the_node_raised() -> None:
     with pytest.raises(ValueError, match="no such price") as raised:
         await call_node(app, "qa", "What is the capital of France?")
     assert raised.traceback[-1].name == "fails"
+
+    async def fails_in_a_task(query: Query, ctx: StageContext) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails(query, ctx))
+
+    with pytest.raises(ExceptionGroup) as grouped:
+        await call_node(app_of(fails_in_a_task, intents={"factual"}), "qa", "What is the capital of France?")
+    assert "in fails\n" in "".join(traceback.format_exception(grouped.value))
 
     async def declines(_query: Query, _ctx: StageContext) -> None:
         raise Unanswerable("no product was named")

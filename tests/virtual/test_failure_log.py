@@ -284,20 +284,40 @@ def test_the_lines_are_json_and_few(arguments: list[str], more: set[str]) -> Non
     assert ran.stdout == ""
 
 
-@pytest.mark.parametrize(
-    ("raising", "line"),
-    [
-        (raises_the_same, 2),
-        (raises_the_same_in_a_group, -3),
-        pytest.param(raises_the_same_in_a_thread, 2, marks=pytest.mark.realtime),
-    ],
-)
-async def test_an_exception_that_is_raised_again_does_not_grow(
-    raising: Callable[..., Any], line: int, caplog: pytest.LogCaptureFixture
-) -> None:
+async def raises_the_same_second(query: Any, ctx: Any) -> Any:
+    """Raise it in the second task of a TaskGroup, after another failure."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(misuses(query, ctx))
+        group.create_task(raises_the_same(query, ctx))
+
+
+async def raises_another(query: Any, ctx: Any) -> Any:  # noqa: ARG001
+    """Raise it, and something else because of it."""
+    try:
+        raise BUSY
+    except LookupError as error:
+        raise ValueError(query.user_input) from error
+
+
+SAME = [
+    (raises_the_same, 2, "LookupError"),
+    (raises_the_same_in_a_thread, 2, "LookupError"),
+    (raises_the_same, 2, "LookupError"),
+    (raises_the_same_in_a_group, -3, "ExceptionGroup"),
+    (raises_the_same_second, None, "ExceptionGroup"),
+    (raises_another, 5, "ValueError"),
+]
+"""Functions, the line of which the failure has, and its class; a place must not be that of the one before."""
+
+
+@pytest.mark.realtime
+async def test_an_exception_that_is_raised_again_does_not_grow(caplog: pytest.LogCaptureFixture) -> None:
     """One instance for all failures: each line has its place, and the frames of before are not kept."""
-    orchestrator = Orchestrator(app_of(raising))
-    for _ in range(100):
-        await orchestrator.process_query(SECRET)
-    assert {fields(record)["where"] for record in caplog.records} == {line_of(raising, line)}
-    assert len(list(traceback.walk_tb(BUSY.__traceback__))) < 10
+    for raising, line, error_type in SAME:
+        caplog.clear()
+        orchestrator = Orchestrator(app_of(raising))
+        for _ in range(20):
+            await orchestrator.process_query(SECRET)
+        found = {(fields(record)["error_type"], fields(record)["where"]) for record in caplog.records}
+        assert found == {(error_type, line_of(misuses, 2) if line is None else line_of(raising, line))}
+        assert len(list(traceback.walk_tb(BUSY.__traceback__))) < 5, raising.__name__

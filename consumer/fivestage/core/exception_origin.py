@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 MAX_FRAMES: Final = 20
+MAX_RELATED: Final = 50
 _FRAMES: Final = "_fivestage_frames"
 _PACKAGE: Final = "fivestage"
 _INSTALLED: Final = ("site-packages", "dist-packages")
@@ -44,9 +45,30 @@ def call_in_thread(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def keep_frames(error: BaseException) -> None:
-    """Attach its frames to an exception that is raised again elsewhere."""
-    with contextlib.suppress(Exception):  # a class of the application may refuse attributes
-        setattr(error, _FRAMES, _collect(error))
+    """Attach its frames to an exception that is raised again elsewhere, in place of its traceback."""
+    if attach(error, _collect(error)):
+        drop_tracebacks(error)
+
+
+def attach(error: BaseException, frames: tuple[Frame, ...]) -> bool:
+    """Let ``frames_of`` return these; False if the class of the exception refuses attributes."""
+    with contextlib.suppress(Exception):
+        setattr(error, _FRAMES, frames)
+        return True
+    return False
+
+
+def take_frames(error: BaseException) -> tuple[Frame, ...]:
+    """Return ``frames_of`` an exception that has been handled, and free them.
+
+    An instance that is raised again would otherwise keep the frames of every raise, with their variables, and
+    seem to come from the first place.
+    """
+    frames = frames_of(error)
+    with contextlib.suppress(Exception):
+        error.__dict__.pop(_FRAMES, None)
+    drop_tracebacks(error)
+    return frames
 
 
 def frames_of(error: BaseException) -> tuple[Frame, ...]:
@@ -61,14 +83,26 @@ def frames_of(error: BaseException) -> tuple[Frame, ...]:
     return _collect(error)
 
 
-def drop_traceback(error: BaseException) -> None:
-    """Free the frames of *error*: raised again, the same instance would have and keep those of each time."""
-    with contextlib.suppress(Exception):
-        for _ in range(MAX_FRAMES):
-            BaseException.with_traceback(error, None)
-            if not isinstance(error, BaseExceptionGroup):
-                return
-            error = error.exceptions[0]
+def drop_tracebacks(error: BaseException) -> None:
+    """Drop the traceback of *error* and of those that it groups or that led to it."""
+    for one in related(error):
+        BaseException.with_traceback(one, None)
+
+
+def related(error: BaseException) -> list[BaseException]:
+    """Return *error*, those that it groups, and those that led to it: at most MAX_RELATED."""
+    found = [error]
+    with contextlib.suppress(Exception):  # classes of the application may raise
+        for one in found:
+            members = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+            for other in (*members, one.__cause__, one.__context__):
+                if (
+                    other is not None
+                    and len(found) < MAX_RELATED
+                    and all(other is not seen for seen in found)
+                ):
+                    found.append(other)
+    return found
 
 
 def _collect(error: BaseException) -> tuple[Frame, ...]:

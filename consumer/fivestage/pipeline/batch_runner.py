@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fivestage._asyncio import CLEAN_UP_S
 from fivestage.core.batch_queue import BatchQueue
-from fivestage.core.exception_origin import keep_frames
+from fivestage.core.exception_origin import Frame, attach, frames_of, keep_frames
 from fivestage.pipeline.batch import BatchContext, BatchItem
 from fivestage.pipeline.batch_call import BatchCall, outcomes_of
 from fivestage.pipeline.bounded_call import FOREVER_S, LATE_S, BoundedCall, Bounds, as_coroutine
@@ -94,6 +94,13 @@ class RunningBatch:
         self.bounds.cells, self.bounds.number = members[0].bounds.cells, members[0].bounds.number
         self.task: asyncio.Task[None] | None = None
         self.call: BatchCall | None = None
+        self._frames: dict[int, tuple[Frame, ...]] = {}
+        """Of the errors of its queries, by ``id``."""
+
+    def with_frames(self, error: BaseException) -> BaseException:
+        """Attach the frames of an error that several queries of the batch raise; each takes them."""
+        attach(error, self._frames.setdefault(id(error), frames_of(error)))
+        return error.with_traceback(None)
 
     def leave(self, member: Waiting) -> None:
         """Stop waiting: the query has ended."""
@@ -137,7 +144,7 @@ class BatchRunner:
             await self._leave(one)
             raise
         if error is not None:
-            raise error.with_traceback(None)  # the queries of a batch share it: its frames are kept already
+            raise error if one.batch is None else one.batch.with_frames(error)
         return value
 
     def _proceed(self) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.codec.data_json import as_json
 from fivestage.core.codec.refused_event import TOO_LARGE
-from fivestage.core.exception_origin import drop_traceback
 from fivestage.pipeline import fork_guard
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.step_monitor import StepMonitor
@@ -116,7 +115,8 @@ class Bounds:
             self._leave()
             if isinstance(raised, asyncio.CancelledError) and self.cancelled_outside():
                 raise
-            failed = self._failed(raised)
+            # Not the error itself: its traceback holds this frame.
+            failed = CallResult.of_error(raised, 0.0, self.excused, self.retry_on)
         else:
             self._leave()
             return self._wait(BoundedCall(call, waiting_for, ends_at, self), started_at)
@@ -132,18 +132,12 @@ class Bounds:
             cancelled = isinstance(raised, asyncio.CancelledError) and not call.expired
             if call.closed or (cancelled and self.cancelled_outside()):
                 raise
-            failed = self._failed(raised)
+            failed = CallResult.of_error(raised, 0.0, self.excused, self.retry_on)
         ends_at = -inf if call.expired else call.ends_at
         result = self._result(data, failed, started_at, ends_at, call.ends_at - started_at)
         result = result if isinstance(result, CallResult) else await result
         result.extended_s = call.ends_at - limit_at
         return result
-
-    def _failed(self, error: BaseException) -> CallResult:
-        """Describe the error, instead of keeping it: its traceback holds the frames of this call."""
-        failed = CallResult.of_error(error, 0.0, self.excused, self.retry_on)
-        drop_traceback(error)
-        return failed
 
     def _result(
         self,

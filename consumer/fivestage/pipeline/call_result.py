@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any, Final
 
-from fivestage.core.exception_origin import Frame, frames_of
+from fivestage.core.exception_origin import Frame, take_frames
 from fivestage_schemas import Outcome
 
 MAX_ERROR_CHARS = 512
@@ -62,7 +62,7 @@ class CallResult:
         excused: tuple[type[BaseException], ...] = (),
         retry_on: tuple[type[BaseException], ...] = (),
     ) -> CallResult:
-        """The result of a call that raised.
+        """The result of a call that raised. The exception loses its traceback: see ``take_frames``.
 
         Args:
             error: The exception.
@@ -70,9 +70,8 @@ class CallResult:
             excused: Exceptions that are not failures.
             retry_on: Exceptions after which the call may be made again, unless they are excused.
         """
-        kind = NODE_BUSY if isinstance(error, NodeBusyError) else type(error).__name__[:MAX_NAME_CHARS]
-        result = cls(Outcome.ERROR, duration_s, error=_text(error), error_type=kind)
-        result.frames = frames_of(error)
+        result = cls(Outcome.ERROR, duration_s, error=text_of(error), error_type=kind_of(error))
+        result.frames = take_frames(error)
         result.excused = bool(excused) and _is_one_of(error, excused)
         result.retriable = bool(retry_on) and not result.excused and _is_one_of(error, retry_on)
         result.keeps_offer = not result.excused and _attribute(error, "keeps_offer") is True
@@ -106,7 +105,12 @@ def _attribute(error: BaseException, name: str) -> Any:
         return None
 
 
-def _text(error: BaseException) -> str:
+def kind_of(error: BaseException) -> str:
+    """Return the ``error_type`` of an exception."""
+    return NODE_BUSY if isinstance(error, NodeBusyError) else type(error).__name__[:MAX_NAME_CHARS]
+
+
+def text_of(error: BaseException) -> str:
     """The exception's message, cut and encodable: file names in it may hold lone surrogates."""
     try:
         text = str(error)[:MAX_ERROR_CHARS]

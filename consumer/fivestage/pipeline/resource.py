@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from fivestage.errors import InvalidAppError
-from fivestage.pipeline.call_result import CallResult
+from fivestage.pipeline.call_result import kind_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -134,12 +134,12 @@ def error_fields(resource: Resource[Any], error: BaseException) -> dict[str, str
 
 def error_text(resource: Resource[Any], error: BaseException) -> str:
     """An error of an author's function in two lines: class and message, and where it was raised."""
-    return f"  {CallResult.of_error(error).error_type}: {message_of(error)}\n  at {where(resource, error)}"
+    return f"  {kind_of(error)}: {message_of(error)}\n  at {where(resource, error)}"
 
 
 def message_of(error: BaseException) -> str:
     """The message of what an opening raised, without user and password of URLs."""
-    return CREDENTIALS.sub("***@", CallResult.of_error(error).error or "")
+    return CREDENTIALS.sub("***@", text_of(error))
 
 
 def where(resource: Resource[Any], error: BaseException | None = None) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from fivestage.core.exception_origin import related
 from fivestage.core.plan import DEFAULT_STAGE_TIMEOUTS_MS, Plan
 from fivestage.errors import NodeError, NoNodeError
 from fivestage.nodes.decision import GENERAL
@@ -85,8 +86,9 @@ async def call_node(
     if stage.outcome is not Outcome.ERROR:
         return stage
     if alone.errors:
-        error, traceback = alone.errors[-1]
-        raise error.with_traceback(traceback)
+        for error, traceback in alone.errors[-1]:
+            error.with_traceback(traceback)
+        raise alone.errors[-1][0][0]
     raise NodeError(f"node {name!r}: {stage.error_type}: {stage.error}")
 
 
@@ -95,8 +97,8 @@ class _OneNode(Pipeline):
 
     def __init__(self, app: Pipeline, name: str, intent: str | None) -> None:
         super().__init__(builtins=False)
-        self.errors: list[tuple[Exception, TracebackType | None]] = []
-        """With their tracebacks, which the orchestrator drops."""
+        self.errors: list[list[tuple[BaseException, TracebackType | None]]] = []
+        """Each with those that led to it, and with the tracebacks, which the orchestrator drops."""
         node = app.find_node(name)
         self._nodes[name] = replace(node, handler=self._kept(node.handler), validate=None)
         self._resources |= app.resources
@@ -121,7 +123,7 @@ class _OneNode(Pipeline):
             try:
                 data = call(*arguments)
             except Exception as error:
-                self.errors.append((error, error.__traceback__))
+                self.errors.append([(one, one.__traceback__) for one in related(error)])
                 raise
             return self._awaited(data) if asyncio.iscoroutine(data) else data
 
@@ -131,5 +133,5 @@ class _OneNode(Pipeline):
         try:
             return await data
         except Exception as error:
-            self.errors.append((error, error.__traceback__))
+            self.errors.append([(one, one.__traceback__) for one in related(error)])
             raise

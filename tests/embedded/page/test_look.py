@@ -147,9 +147,9 @@ def test_an_open_page_does_not_grow(page: Page) -> None:
     before = usage(session)
     page.evaluate(REPEAT, [changes, UPDATES])
     later = usage(session)
-    assert later["Nodes"] <= before["Nodes"] + 50
-    assert later["JSEventListeners"] <= before["JSEventListeners"] + 5
-    assert later["JSHeapUsedSize"] <= before["JSHeapUsedSize"] + 300_000
+    assert later["Nodes"] <= before["Nodes"] + 20
+    assert later["JSEventListeners"] <= before["JSEventListeners"] + 2
+    assert later["JSHeapUsedSize"] <= before["JSHeapUsedSize"] + 200_000
 
 
 def documents() -> list[Any]:

@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kafka
 LIMITS = Limits(in_flight=256, unfinished=1100, late_s=1.0, written_late_s=None, shutdown_s=15.0)
 RATE = 150.0
-LONG = pytest.mark.long
-"""Faults of a single broker, which `make chaos` injects in every run of CI."""
 WAIT_S = 60.0
 
 
@@ -127,7 +125,7 @@ def wait_until(condition: Callable[[], bool], text: str) -> None:
 
 
 @pytest.mark.fault(1)
-@LONG
+@pytest.mark.long  # as in most runs of `make chaos`, which CI runs each time
 def test_one_broker_restarts(cluster: Cluster, record_property: Record) -> None:
     """One of three brokers restarts under load: nothing is lost, nothing committed too early."""
     with under_load(cluster, 900) as run:
@@ -208,7 +206,6 @@ def test_leaders_move(cluster: Cluster, record_property: Record) -> None:
 
 
 @pytest.mark.fault(4)
-@LONG
 def test_coordinator_moves(cluster: Cluster, record_property: Record) -> None:
     """The group's coordinator ends: another broker takes over, and commits resume."""
     with under_load(cluster, 900) as run:
