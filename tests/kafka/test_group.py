@@ -39,7 +39,8 @@ def test_join_and_leave_under_load(kafka: RealBroker, make_topics: MakeTopics) -
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 2400)
         assert first.end() == 0
     report = check(kafka.bootstrap, topics, feeder.ids, limits=ONCE)
-    assert report.silent, (report, first.log, second.log)
+    told = [line for line in first.log + second.log if line["event"] not in {"ready"}]
+    assert report.silent, f"{report}\nLOG " + "\nLOG ".join(map(str, told))
 
 
 @pytest.mark.fault(5)
