@@ -73,9 +73,9 @@ wheel: $(WHEELS)/.made ## A compiled wheel in dist/compiled/ (needs a C compiler
 test-compiled: $(COMPILED)/.ready ## The tests of compiled modules, against the compiled wheel
 	$(COMPILED)/bin/pytest -n auto tests/simulation $(VIRTUAL) $(REALTIME) $(PUBLISHING) $(addprefix --ignore=,$(SLOW) $(UNCOMPILED))
 
-# The same in two parts, for CI; PART=0/2 is one half of the second.
+# The same in two parts, for CI; PART=0/2 is one half of their tests.
 test-compiled-virtual: $(COMPILED)/.ready
-	$(COMPILED)/bin/pytest -n auto tests/simulation $(VIRTUAL) $(addprefix --ignore=,$(SLOW))
+	$(COMPILED)/bin/pytest -n auto tests/simulation $(VIRTUAL) $(addprefix --ignore=,$(SLOW)) $(addprefix --part=,$(PART))
 
 test-compiled-realtime: $(COMPILED)/.ready
 	$(COMPILED)/bin/pytest -n auto $(REALTIME) $(PUBLISHING) $(addprefix --ignore=,$(UNCOMPILED)) $(addprefix --part=,$(PART))

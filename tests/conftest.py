@@ -51,7 +51,9 @@ hypothesis.settings.load_profile(os.environ.get("FIVESTAGE_TEST_PROFILE", "repea
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--fault-table``, ``--part``, ``--long`` and ``--verbs``."""
     parser.addoption("--fault-table", metavar="FILE", help="write the result of each fault, as a table")
-    parser.addoption("--part", metavar="K/N", help="run the K-th of N parts of the tests, the first being 0")
+    parser.addoption(
+        "--part", metavar="K/N", help="run part K (from 0) of N of the tests, and the simulation"
+    )
     parser.addoption("--long", action="store_true", help="also run tests that take minutes")
     parser.addoption("--verbs", action="store_true", help="run each long verb of make in its shortest form")
 
@@ -84,7 +86,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _leave_out("verb", config, items)
     if part := config.getoption("--part"):
         number, count = map(int, part.split("/"))
-        _leave_out_unless(config, items, lambda item: crc32(item.nodeid.encode()) % count == number)
+
+        def is_chosen(item: pytest.Item) -> bool:
+            is_seeded = item.nodeid.startswith("tests/simulation/")  # with new seeds each time
+            return is_seeded or crc32(item.nodeid.encode()) % count == number
+
+        _leave_out_unless(config, items, is_chosen)
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(LONG_LIMIT_S))

@@ -80,7 +80,7 @@ NOT_IN_CI = {
     "kafka-image",  # .ci/services.sh builds it
     "test-python",  # CI runs the same tests on another Python as part of test-compiled
     "test-fast",
-    "test-compiled",  # CI runs its two parts, see below, which make the wheel: of the second one half
+    "test-compiled",  # CI runs its two parts, see below, which make the wheel: one half for each commit
     "wheel",
     "long",  # runs those that take hours
     "bench-quick",  # verbs runs it in a shorter form

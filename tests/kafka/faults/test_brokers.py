@@ -125,7 +125,7 @@ def wait_until(condition: Callable[[], bool], text: str) -> None:
 
 
 @pytest.mark.fault(1)
-@pytest.mark.long  # as in most runs of `make chaos`, which CI runs each time
+@pytest.mark.long  # as in most runs of `make chaos`
 def test_one_broker_restarts(cluster: Cluster, record_property: Record) -> None:
     """One of three brokers restarts under load: nothing is lost, nothing committed too early."""
     with under_load(cluster, 900) as run:
