@@ -10,6 +10,7 @@ import pytest
 from support.checker import CUT_OFF, ONCE, UNTIMED, check, committed, wait_for_results, wait_until_committed
 from support.embedded import patient
 from support.feeder import Feeder
+from support.operations import wait_for_partitions
 from support.process import ServiceProcess
 
 from .test_service import settings_for
@@ -33,10 +34,10 @@ def test_join_and_leave_under_load(kafka: RealBroker, make_topics: MakeTopics) -
         feeder.wait_until_sent(600)
         with ServiceProcess(APP, kafka.bootstrap, settings) as second:
             first.wait_for("revoked")
-            assert len(first.wait_for("assigned")["partitions"]) == 4
+            wait_for_partitions(first, 4)
             feeder.wait_until_sent(1800)
             assert second.end() == 0
-        assert len(first.wait_for("assigned")["partitions"]) == 8
+        wait_for_partitions(first, 8)
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 2400)
         assert first.end() == 0
     report = check(kafka.bootstrap, topics, feeder.ids, limits=ONCE)
@@ -95,11 +96,9 @@ def test_a_static_member_comes_back(kafka: RealBroker, make_topics: MakeTopics) 
     ):
         assert service.process is not None
         service.process.send_signal(signal.SIGSTOP)
-        while len(other.wait_for("assigned", 60)["partitions"]) < 4:
-            pass
+        wait_for_partitions(other, 4)
         service.process.send_signal(signal.SIGCONT)
-        while len(other.wait_for("assigned", 60)["partitions"]) != 2:
-            pass
+        wait_for_partitions(other, 2)
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 600)
         assert other.end() == 0
         assert service.end() == 0

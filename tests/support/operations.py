@@ -110,6 +110,12 @@ def port_of(service: ServiceProcess) -> int:
     return int(next(line["admin_port"] for line in service.log if line["event"] == "ready"))
 
 
+def wait_for_partitions(service: ServiceProcess, count: int) -> None:
+    """Wait until a member has this many; on a busy machine a group settles in more steps than one."""
+    while len(service.wait_for("assigned", 60)["partitions"]) != count:
+        pass
+
+
 def logged(service: ServiceProcess, event: str) -> dict[str, Any]:
     """Return the log line with this ``event``, which may have been read already."""
     read = [line for line in service.log if line["event"] == event]

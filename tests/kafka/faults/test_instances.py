@@ -30,7 +30,7 @@ from support.checker import (
     wait_until_committed,
 )
 from support.feeder import Feeder, event, write
-from support.operations import Operator, port_of
+from support.operations import Operator, port_of, wait_for_partitions
 from support.probe import metrics
 from support.process import ServiceProcess
 
@@ -280,17 +280,17 @@ def test_stopped_for_longer_than_its_session(
         ServiceProcess(APP, kafka.bootstrap, settings) as sleeper,
         ServiceProcess(APP, kafka.bootstrap, settings) as other,
     ):
-        assert len(sleeper.wait_for("assigned")["partitions"]) == 4
+        wait_for_partitions(sleeper, 4)
         wait_for_results(kafka.bootstrap, topics.results, 600)
         assert sleeper.process is not None
         sleeper.process.send_signal(signal.SIGSTOP)
-        assert len(other.wait_for("assigned")["partitions"]) == 8
+        wait_for_partitions(other, 8)
         taken_over = sum(committed(kafka.bootstrap, topics.prefix, topics.queries).values())
         write(kafka.bootstrap, topics.queries, [(name, event(name)) for name in more])
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, taken_over + len(more))
         sleeper.process.send_signal(signal.SIGCONT)
         sleeper.wait_for("revoked")
-        assert len(sleeper.wait_for("assigned")["partitions"]) == 4
+        wait_for_partitions(sleeper, 4)
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, 2000 + len(more))
         assert (sleeper.end(), other.end()) == (0, 0)
     report = check(kafka.bootstrap, topics, [*feeder.ids, *more], limits=UNTIMED)

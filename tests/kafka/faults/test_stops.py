@@ -20,7 +20,7 @@ from support.checker import (
     wait_until_committed,
 )
 from support.feeder import Feeder, event, write
-from support.operations import port_of, until
+from support.operations import port_of, until, wait_for_partitions
 from support.probe import metrics
 from support.process import ServiceProcess
 
@@ -111,7 +111,7 @@ def test_the_process_is_suspended(kafka: RealBroker, make_topics: MakeTopics, ho
         if how == "suspends":
             _continue_later(service, held_s)
         if held_for_long:
-            assert len(service.wait_for("assigned")["partitions"]) == 4
+            wait_for_partitions(service, 4)
         wait_until_committed(kafka.bootstrap, topics.prefix, topics.queries, len(ids))
         assert service.end() == 0
     assigned = [line for line in service.log if line["event"] == "assigned"]
