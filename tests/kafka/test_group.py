@@ -26,7 +26,9 @@ APP = "support.apps:load"
 def test_join_and_leave_under_load(kafka: RealBroker, make_topics: MakeTopics) -> None:
     """A second member joins and leaves under load: nothing is lost and commits never go ahead or back."""
     topics = make_topics(8)
-    settings = settings_for(topics) | patient()  # a rebalance waits as long as queries may run
+    # A rebalance waits as long as queries may run, until their events are acknowledged.
+    waits = {"kafka__rebalance_timeout_ms": 30_000, "kafka__request_timeout_ms": 40_000}
+    settings = settings_for(topics, **waits) | patient()
     with (
         Feeder(kafka.bootstrap, topics.queries, count=2400, rate=240) as feeder,
         ServiceProcess(APP, kafka.bootstrap, settings) as first,
