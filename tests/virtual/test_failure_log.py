@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage import NodeError, Orchestrator, Pipeline
+from fivestage import NodeError, Orchestrator, Pipeline, Plan
 from fivestage.core.exception_origin import MAX_FRAMES, frames_of
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.failure_log import LOGGER, failure_log
@@ -321,3 +321,29 @@ async def test_an_exception_that_is_raised_again_does_not_grow(caplog: pytest.Lo
         found = {(fields(record)["error_type"], fields(record)["where"]) for record in caplog.records}
         assert found == {(error_type, line_of(misuses, 2) if line is None else line_of(raising, line))}
         assert len(list(traceback.walk_tb(BUSY.__traceback__))) < 5, raising.__name__
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_each_query_of_a_failed_batch_has_the_place(
+    is_async: bool,  # noqa: FBT001 - a parameter
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """They share the exception, and each takes its frames: all lines name the same place."""
+
+    async def fails(_items: Any, _ctx: Any) -> Any:
+        raise BUSY
+
+    def fails_in_a_thread(_items: Any, _ctx: Any) -> Any:
+        raise BUSY
+
+    node = fails if is_async else fails_in_a_thread
+    app = Pipeline(builtins=False)
+    app.batch_node("mine", intents={"general"}, max_size=3, max_wait_ms=60_000)(node)
+    app.intent(general)
+    caplog.set_level(logging.DEBUG, LOGGER)
+    orchestrator = Orchestrator(app, plan=Plan.of(total_timeout_ms=60_000))
+    await asyncio.gather(*(orchestrator.process_query(SECRET) for _ in range(3)))
+    found = [fields(record).get("where") for record in caplog.records]
+    assert set(found) == {line_of(node, 1)}, caplog.messages
+    assert not list(traceback.walk_tb(BUSY.__traceback__))
