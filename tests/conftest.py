@@ -85,13 +85,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--verbs"):
         _leave_out("verb", config, items)
     if part := config.getoption("--part"):
-        number, count = map(int, part.split("/"))
-
-        def is_chosen(item: pytest.Item) -> bool:
-            is_seeded = item.nodeid.startswith("tests/simulation/")  # with new seeds each time
-            return is_seeded or crc32(item.nodeid.encode()) % count == number
-
-        _leave_out_unless(config, items, is_chosen)
+        _leave_out_unless(config, items, lambda item: _is_in_part(item, part))
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(LONG_LIMIT_S))
@@ -101,6 +95,12 @@ def pytest_collection_finish() -> None:
     """Exclude the tests themselves from garbage collection: it takes a twelfth of the CPU of all tests."""
     gc.collect()
     gc.freeze()
+
+
+def _is_in_part(item: pytest.Item, part: str) -> bool:
+    """Return whether a test is in a part such as ``0/2``; the simulation, with its new seeds, is in each."""
+    number, count = map(int, part.split("/"))
+    return item.nodeid.startswith("tests/simulation/") or crc32(item.nodeid.encode()) % count == number
 
 
 def _leave_out(marker: str, config: pytest.Config, items: list[pytest.Item]) -> None:

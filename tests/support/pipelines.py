@@ -30,7 +30,7 @@ async def _holds(query: Query, _ctx: StageContext) -> dict[str, Any]:
 
 @app.node("suspends")
 async def _suspends(query: Query, _ctx: StageContext) -> dict[str, Any]:
-    """Suspend this process, once: whoever started it must let it continue."""
+    """Suspend this process, once; the test lets it continue."""
     if query.query_id not in _held:
         _held.add(query.query_id)
         os.kill(os.getpid(), signal.SIGSTOP)

@@ -98,14 +98,14 @@ def become(request: dict[str, Any]) -> NoReturn:
     _open_streams()
     code: object = None
     try:
-        _run(request["program"])
+        _run(request["program"], is_code=request["is_code"])
     except SystemExit as error:
         code = error.code
     _end(code)
 
 
-def _run(program: str) -> None:
-    if not program.replace(".", "").isidentifier():
+def _run(program: str, *, is_code: bool) -> None:
+    if is_code:
         exec(program, {"__name__": "__main__"})  # noqa: S102 - of a fork server, and our own
         return
     if not hasattr(sys.modules.get(program), "__path__"):  # a program must not have been imported

@@ -59,6 +59,7 @@ class Popen(subprocess.Popen[AnyStr]):
             self.pid = server.fork(
                 [*streams, *passed],
                 program=args[2],
+                is_code=args[1] == "-c",
                 arguments=arguments,
                 cwd=str(Path.cwd() if cwd is None else Path(cwd).resolve()),
                 environment=dict(os.environ if env is None else env),

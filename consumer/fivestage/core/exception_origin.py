@@ -90,19 +90,17 @@ def drop_tracebacks(error: BaseException) -> None:
 
 
 def related(error: BaseException) -> list[BaseException]:
-    """Return *error*, those that it groups, and those that led to it: at most MAX_RELATED."""
-    found = [error]
+    """Return *error*, then those that it groups and those that led to it: at most MAX_RELATED."""
+    found: dict[int, BaseException] = {}
+    left = [error]
     with contextlib.suppress(Exception):  # classes of the application may raise
-        for one in found:
+        while left and len(found) < MAX_RELATED:
+            one = left.pop()
+            found[id(one)] = one
             members = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
-            for other in (*members, one.__cause__, one.__context__):
-                if (
-                    other is not None
-                    and len(found) < MAX_RELATED
-                    and all(other is not seen for seen in found)
-                ):
-                    found.append(other)
-    return found
+            others = (*members, one.__cause__, one.__context__)
+            left += [other for other in others if other is not None and id(other) not in found]
+    return list(found.values())
 
 
 def _collect(error: BaseException) -> tuple[Frame, ...]:

@@ -86,9 +86,7 @@ async def call_node(
     if stage.outcome is not Outcome.ERROR:
         return stage
     if alone.errors:
-        for error, traceback in alone.errors[-1]:
-            error.with_traceback(traceback)
-        raise alone.errors[-1][0][0]
+        raise alone.last_error()
     raise NodeError(f"node {name!r}: {stage.error_type}: {stage.error}")
 
 
@@ -113,6 +111,15 @@ class _OneNode(Pipeline):
         self.intent(find)
         self.decision(choose)
 
+    def last_error(self) -> BaseException:
+        """Return what the node has raised last, with its tracebacks."""
+        for one, traceback in self.errors[-1]:
+            one.with_traceback(traceback)
+        return self.errors[-1][0][0]
+
+    def _keep(self, error: BaseException) -> None:
+        self.errors.append([(one, one.__traceback__) for one in related(error)])
+
     def _kept(self, handler: Handler) -> Handler:
         call: Callable[..., Any] = handler.call
 
@@ -123,7 +130,7 @@ class _OneNode(Pipeline):
             try:
                 data = call(*arguments)
             except Exception as error:
-                self.errors.append([(one, one.__traceback__) for one in related(error)])
+                self._keep(error)
                 raise
             return self._awaited(data) if asyncio.iscoroutine(data) else data
 
@@ -133,5 +140,5 @@ class _OneNode(Pipeline):
         try:
             return await data
         except Exception as error:
-            self.errors.append([(one, one.__traceback__) for one in related(error)])
+            self._keep(error)
             raise
