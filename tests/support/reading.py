@@ -193,13 +193,16 @@ def partitions_of(consumer: Consumer, topic: str) -> list[int]:
 
 
 def _watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
-    """Retry while the partition, which may be new, has no leader."""
+    """Retry while the partition, which may be new, has no leader, or one that has just become it."""
     pause = threading.Event()
     for _ in range(LOOKS):
         try:
             found = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=20)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION:
+            if error.args[0].code() not in {
+                KafkaError.NOT_LEADER_FOR_PARTITION,
+                KafkaError.OFFSET_NOT_AVAILABLE,
+            }:
                 raise
             pause.wait(0.25)
             continue
