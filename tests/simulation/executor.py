@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
@@ -14,6 +15,7 @@ from fivestage_schemas import Outcome
 from .questions import answer_to, data_of, offers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
     from fivestage.core.job import Job
@@ -37,6 +39,8 @@ PADDINGS = (15_000, 25_000, 50_000)
 """Bytes: fits, fits once but not twice, does not fit (see MAX_RECORD_BYTES)."""
 JUST_BEFORE_S = 1e-6
 """The time before a deadline at which the job's progress is written."""
+REPORTS_S = (0.0, 0.0005, 0.003)
+"""Times from the start of an enqueued job until the dispatcher knows of it."""
 Attempt = StageRun | RunningStage
 """An attempt that ends, or one lost to a move."""
 ERROR_TYPES = ("RuntimeError", "breaker_open", "node_busy", "worker_died")
@@ -55,12 +59,18 @@ class SimExecutor:
         random: Decides the course of each query.
         manners: The probabilities.
         jobs: Store of jobs, by the ``traceparent`` of their events.
+        note: Notes an event for the trace.
     """
 
-    def __init__(self, random: Random, manners: Manners, jobs: dict[bytes, Job]) -> None:
+    def __init__(
+        self, random: Random, manners: Manners, jobs: dict[bytes, Job], note: Callable[[str], None]
+    ) -> None:
         self._random = random
         self._manners = manners
         self._jobs = jobs
+        self._note = note
+        self._next: deque[Job] = deque()
+        self.local_queue = self
         self._on_finished: OnFinished = lambda job: None  # noqa: ARG005
         self._courses: dict[Job, list[Attempt]] = {}
         self.lag_s = 0.0
@@ -73,9 +83,44 @@ class SimExecutor:
 
     def submit(self, job: Job) -> None:
         """See Executor."""
+        self._store(job)
+        self._run(job)
+
+    def _store(self, job: Job) -> None:
         ticket: InFlightQuery = job.origin
         if ticket.envelope.trace_headers:
             self._jobs[ticket.envelope.trace_headers[0][1]] = job
+
+    def enqueue(self, job: Job) -> None:
+        """See LocalQueue."""
+        self._store(job)
+        self._next.append(job)
+
+    def dequeue(self, job: Job) -> bool:
+        """See LocalQueue."""
+        if job not in self._next:
+            return False
+        self._next.remove(job)
+        self._note("taken back")
+        return True
+
+    def _start_next(self) -> None:
+        """Start an enqueued job, which is reported a little later, as from another thread."""
+        if self._next:
+            job, loop = self._next.popleft(), asyncio.get_running_loop()
+            started_at = loop.time()
+            ends_at = min(started_at + job.ends_at - job.started_at, job.due_at)
+            times = started_at, ends_at
+            loop.call_later(self._random.choice(REPORTS_S), self._report, job, job.history, times)
+
+    def _report(self, job: Job, history: StageHistory, times: tuple[float, float]) -> None:
+        assert job.watcher is not None
+        job.watcher.goes_on(job, history, *times)
+        if not history.closed:
+            self._note("started ahead")
+            self._run(job)
+
+    def _run(self, job: Job) -> None:
         loop, random = asyncio.get_running_loop(), self._random
         fate = random.choice(ODD) if random.random() < self._manners.odd else "well"
         if job.history.superseded and random.random() < 0.5:  # its call was taken away from a node
@@ -96,11 +141,13 @@ class SimExecutor:
         loop.call_at(_ends_at(course, len(course) - 1), self._finish, job, job.history)
 
     def _finish(self, job: Job, history: StageHistory) -> None:
-        course = self._courses.pop(job, [])
-        if not history.closed:
+        course, has_slot = self._courses.pop(job, []), not history.closed
+        if has_slot:
             for number in range(len(course)):
                 _end(job, course, number)
         self._on_finished(job)
+        if has_slot:
+            self._start_next()
 
     def _at_deadline(self) -> None:
         """Write the histories of due jobs at their deadlines, as the service reads them then.

@@ -234,7 +234,7 @@ class Instance(Service):
 
     def _assemble(self) -> Parts:
         settings, checks, random = self.settings, _Checks(self), self.cluster.network.random
-        executor = SimExecutor(random, self._manners, self.cluster.broker.jobs)
+        executor = SimExecutor(random, self._manners, self.cluster.broker.jobs, self.note)
         sink = Sink(
             settings,
             checks,

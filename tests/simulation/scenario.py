@@ -145,7 +145,7 @@ def _settings(random: Random, lanes: dict[str, float], *, gentle: bool) -> Setti
     )
     admission = BASE.admission.model_copy(
         update={
-            "max_in_flight": random.choice((1, 3, 8)),
+            "max_in_flight": random.choice((1, 4, 8)),
             "max_uncommitted_span": random.choice((2, 6, 1000)),
             "ordering": random.choice(("unordered", "unordered", "key")),
             "query_ttl_ms": 0 if gentle else random.choice((0, 0, 0, 700)),

@@ -58,6 +58,8 @@ PATHS = frozenset(
         "partition halted",
         "commit failed",
         "expelled",
+        "started ahead",
+        "taken back",
         "! damaged",
         "* kill",
         "* stop",

@@ -20,15 +20,25 @@ class Puppets:
 
     Args:
         on_submitted: Called with each job that is submitted, for the first time or again.
+        on_enqueued: Called with each job that is enqueued.
+        on_started: Called with each enqueued job that starts because another one has completed.
     """
 
     lag_s, failure, unready = 0.0, None, None
 
-    def __init__(self, on_submitted: Callable[[Job], None]) -> None:
-        self._on_submitted = on_submitted
+    def __init__(
+        self,
+        on_submitted: Callable[[Job], None],
+        on_enqueued: Callable[[Job], None] = lambda _job: None,
+        on_started: Callable[[Job], None] = lambda _job: None,
+    ) -> None:
+        self._on_submitted, self._on_enqueued, self._on_started = on_submitted, on_enqueued, on_started
         self._on_finished: OnFinished = lambda _job: None
         self.jobs: list[Job] = []
         """Jobs whose stages have not ended, oldest first; their queries may have ended."""
+        self.enqueued: list[Job] = []
+        """Jobs that start when others complete, oldest first."""
+        self.local_queue = self
 
     async def start(self, on_finished: OnFinished) -> None:
         self._on_finished = on_finished
@@ -37,6 +47,16 @@ class Puppets:
         self._on_submitted(job)
         if job not in self.jobs:
             self.jobs.append(job)
+
+    def enqueue(self, job: Job) -> None:
+        self._on_enqueued(job)
+        self.enqueued.append(job)
+
+    def dequeue(self, job: Job) -> bool:
+        if job not in self.enqueued:
+            return False
+        self.enqueued.remove(job)
+        return True
 
     def cancel(self, job: Job) -> None:
         job.history.closed = True
@@ -56,7 +76,8 @@ class Puppets:
     def end(self, job: Job, *, fails: bool = False) -> None:
         """End all stages of a job: with success, or with an error in the third."""
         self.jobs.remove(job)
-        if not job.history.closed:
+        has_slot = not job.history.closed
+        if has_slot:
             for spec in job.plan.stages[len(job.history.runs) :]:
                 failed = fails and spec.stage_type is StageType.PROCESSING
                 outcome = Outcome.ERROR if failed else Outcome.SUCCESS
@@ -65,6 +86,16 @@ class Puppets:
                     break
             job.history.answer_json = b"1"
         self._on_finished(job)
+        if has_slot and self.enqueued:
+            self._start(self.enqueued.pop(0))
+
+    def _start(self, job: Job) -> None:
+        """Start an enqueued job: its time starts now."""
+        assert job.watcher is not None
+        self._on_started(job)
+        self.jobs.append(job)
+        now = asyncio.get_running_loop().time()
+        job.watcher.goes_on(job, job.history, now, min(now + job.ends_at - job.started_at, job.due_at))
 
     def end_all(self) -> None:
         """End all stages of all jobs."""

@@ -86,6 +86,7 @@ class Entry:
         """Fetch it as the n-th record."""
         self.epoch, self.handed_at, self.turn = epoch, now, turn
         self.job: Job | None = None
+        self.is_enqueued = False
         self.ends_at = inf
         """The latest time of its answer, since it runs."""
         self.waits_since: float | None = None
@@ -113,7 +114,7 @@ class World:
         self.blocked: list[tuple[float, float]] = []
         """When the loop was blocked."""
         self.ledger, self.arrived, self._paused = Ledger(max_span=10_000), asyncio.Event(), False
-        self.executor = Puppets(self._submitted)
+        self.executor = Puppets(self._submitted, self._enqueued, self._begins)
         self.entries: dict[int, Entry] = {}
         """Entries by job number."""
         self.poller, self.dispatcher = build(
@@ -214,22 +215,40 @@ class World:
     # A query starts
 
     def _submitted(self, job: Job) -> None:
-        if job.number in self.entries:
-            self._runs_again(self.entries[job.number])
+        entry = self.entries.get(job.number)
+        if entry is None:
+            self._may_run()
+            self._chosen(job)
+            self._begins(job)
+        elif entry.is_enqueued:
+            self._may_run()
+            self._begins(job)
         else:
-            self._started(job)
+            self._runs_again(entry)
 
-    def _started(self, job: Job) -> None:
+    def _enqueued(self, job: Job) -> None:
+        self._chosen(job)
+        self.entries[job.number].is_enqueued = True
+
+    def _begins(self, job: Job) -> None:
+        entry = self.entries[job.number]
+        entry.is_enqueued = False
+        entry.ends_at = min(self.loop.time() + entry.budget_s, entry.due_at)
+
+    def _may_run(self) -> None:
+        running = sum(not one.ended and one.waits_since is None for one in self.executor.jobs)
+        self.must(running < self.slots.limit, "no more run than may", running, self.slots.limit)
+
+    def _chosen(self, job: Job) -> None:
         record, lane, now = job.origin.envelope.record, job.query.lane, self.loop.time()
         entry = self.logs[record.partition][record.offset]
         running = [one for one in self.executor.jobs if not one.ended and one.waits_since is None]
-        lanes = Counter(one.query.lane for one in running)
+        lanes = Counter(one.query.lane for one in (*running, *self.executor.enqueued))
         self.must(self.is_present(entry), "nothing is started that is another's", entry)
         self.must(entry.job is None and not entry.published, "each is started once", entry)
         self.must(record.partition not in self.over, "none is started after a drain", entry)
         self.must(lane == entry.lane, "a query runs in its lane", entry, lane)
         self.must(now < entry.due_at + CLOCK_S, "none is started after its deadline", entry, entry.due_at)
-        self.must(len(running) < self.slots.limit, "no more run than may", len(running), self.slots.limit)
         held = sum(one.size for one in self.unacked)
         self.must(held < MAX_HELD_BYTES, "none is started while too much is not acknowledged", held)
         for other, weight in WEIGHTS.items():
@@ -240,7 +259,7 @@ class World:
             self._judge_order(entry)
         elif not self.by_key:
             self._judge_turn(entry)
-        entry.job, entry.ends_at = job, min(now + entry.budget_s, entry.due_at)
+        entry.job, entry.ends_at = job, entry.due_at
         self.entries[job.number] = entry
 
     def _judge_turn(self, entry: Entry) -> None:
@@ -255,7 +274,7 @@ class World:
 
     def _judge_order(self, entry: Entry) -> None:
         partition, key = entry.record.partition, entry.record.key
-        for job in self.executor.jobs:
+        for job in (*self.executor.jobs, *self.executor.enqueued):
             other = self.entries[job.number].record
             same = (other.partition, other.key) == (partition, key)
             self.must(job.ended or not same, "one of a key at a time", entry, other)
@@ -305,7 +324,7 @@ class World:
         self.must(self.is_present(entry) and is_wanted(), "only what is ours is published", entry)
         self.must(not entry.published, "one answer to each", entry)
         self.must(self.loop.time() <= self.latest(entry), "deadlines are kept", entry, self.latest(entry))
-        has_id, started = entry.record.value != b"{", entry.job is not None
+        has_id, started = entry.record.value != b"{", entry.job is not None and not entry.is_enqueued
         said = kinds[Output.RESULTS], kinds[Output.DEAD_LETTERS], kinds[Output.STAGE_RESULTS]
         self.must(said == (has_id, entry.lane is None, 5 * started), "the events of its end", entry, said)
         if not started and entry.lane is not None:

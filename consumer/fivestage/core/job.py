@@ -19,13 +19,16 @@ _numbers = count(1)
 
 
 class Watcher(Protocol):
-    """Callbacks for jobs that wait for a thread. Called on the bus loop."""
+    """Callbacks for jobs that wait in the executor. Called on the bus loop."""
 
     def waits(self, job: Job, history: StageHistory, pool: object) -> None:
         """The job starts to wait for a thread of *pool*."""
 
     def goes_on(self, job: Job, history: StageHistory, started_at: float, ends_at: float) -> None:
-        """A thread has taken the job's call; its new start and end, moved by the wait (monotonic seconds)."""
+        """A thread has taken the job's call, or the executor has started an enqueued job.
+
+        Its new start and end are moved by the wait (monotonic seconds).
+        """
 
     def moves(self, job: Job) -> None:
         """A waiting job is about to move, or to give up its call; after that it may wait again."""
@@ -87,20 +90,25 @@ class Job:
         self.place: Any = None
         """The worker that runs the job; set by the executor."""
         self.waits_since: float | None = None
-        """When the job started to wait for a thread; None while it runs."""
+        """When the job started to wait for a slot or for a thread; None while it runs."""
         self.pool: object = None
-        """The pool of threads that the job waits for."""
+        """The pool of threads that the job waits for; None if it waits for a slot."""
         self.watcher: Watcher | None = None
 
     def __repr__(self) -> str:
         return f"<Job {self.query.query_id} {'ended' if self.ended else 'running'} {self.history}>"
+
+    @property
+    def is_enqueued(self) -> bool:
+        """Whether it waits in the executor for a slot; its code has not run."""
+        return self.waits_since is not None and self.pool is None
 
     def end(self) -> None:
         """End the job: no further stage runs, and later results are dropped."""
         self.ended = self.history.closed = True
 
     def ends_after_wait(self, until: float) -> float:
-        """The deadline if a thread takes the call at *until*; ``ends_at`` if the job does not wait."""
+        """The deadline if the wait ends at *until*; ``ends_at`` if the job does not wait."""
         if self.waits_since is None:
             return self.ends_at
         return min(self.ends_at + max(0.0, until - self.waits_since), self.due_at)

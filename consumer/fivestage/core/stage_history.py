@@ -209,7 +209,7 @@ class StageHistory:
 
     __slots__ = (
         "answer_json", "attempt", "closed", "confidence", "hedge", "moved", "offer", "on_offer", "on_wait",
-        "resumed", "running", "runs", "superseded", "waiting",
+        "resumed", "running", "runs", "superseded", "times", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -231,6 +231,8 @@ class StageHistory:
         """A stage whose call had, or waited for, a thread when the query was moved: the call is awaited."""
         self.waiting: RunningStage | None = None
         """The next stage, while its call waits for a thread: it starts when a thread takes the call."""
+        self.times: tuple[float, float] | None = None
+        """The query's start and end (monotonic seconds) if the executor has chosen when to start it."""
         self.on_wait: Any = None
         """Callback for waits for a thread, with the job and this history; then with None at the start of a
         wait, with the query's new start and end (monotonic seconds) at its end."""

@@ -1,4 +1,4 @@
-"""Owns the queries that run: starts each, ends it once, and learns from its outcome."""
+"""Owns the queries that run: starts each and ends it once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.admission.thread_queues import ThreadQueues
-from fivestage.core.attempts import count_retries
-from fivestage.core.outcome import CLOCK_SLACK_S, NO_THREAD, conclude
+from fivestage.core.outcome import NO_THREAD, conclude
 from fivestage.core.stage_history import StageRun
-from fivestage_schemas import Outcome, PipelineStatus, StageType
+from fivestage.dispatch.enqueued_jobs import EnqueuedJobs
+from fivestage.dispatch.learner import Learner
+from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,25 +31,24 @@ SWEEP_AT: Final = 1000
 LATE_S: Final = 0.03
 """Seconds of delay above which a timer shows a stall of the bus loop, in which no progress was noticed."""
 _PROCESSING: Final = StageType.PROCESSING
-_SKIPPED: Final = Outcome.SKIPPED
-_SUCCEEDED: Final = PipelineStatus.SUCCESS
-_TIMED_OUT: Final = PipelineStatus.TIMEOUT
 
 
 class ActiveJobs:
     """The jobs of all queries that run. Each ends when its executor is done or its time is up.
 
     A job that waits for a thread of the executor gives its slot back. Its deadline moves by the wait, at most
-    to the end-to-end deadline.
+    to the end-to-end deadline. So does that of a job that waits in the executor for its slot.
 
     Args:
         executor: Runs the jobs.
         slots: Each running job takes one.
         learned: The learned state of each lane.
-        observer: Counts failovers, retries, changes of the concurrency limit, and results that come too late.
+        observer: Counts results that come too late, and what the Learner counts.
         watchdog: Looks for overdue and blocked jobs while there are any.
         on_ended: Called with a job that has ended, its outcome and the time (monotonic seconds); its slot is
             free by then.
+        on_expired: Called with a job that has waited for its slot until its end-to-end deadline, and the
+            time.
         on_slot_free: Called when waiting queries may get slots: a job has given its slot back to wait for a
             thread, or takes a slot again, which may raise the limit.
     """
@@ -62,14 +62,17 @@ class ActiveJobs:
         observer: Observer,
         watchdog: Watchdog,
         on_ended: Callable[[Job, QueryOutcome, float], None],
+        on_expired: Callable[[Job, float], None],
         on_slot_free: Callable[[], None],
     ) -> None:
         self._executor = executor
         self._slots = slots
         self._learned = learned
         self._observer = observer
+        self._learner = Learner(slots, learned, observer)
         self._watchdog = watchdog
         self._on_ended = on_ended
+        self._on_expired = on_expired
         self._on_slot_free = on_slot_free
         self.jobs: dict[int, Job] = {}
         """The jobs by number, the oldest first."""
@@ -79,6 +82,8 @@ class ActiveJobs:
         """When the next job may have to end."""
         self._timer: asyncio.TimerHandle | None = None
         self._queues = ThreadQueues()
+        self.enqueued = EnqueuedJobs(slots)
+        """Jobs that wait in the executor for the next slot."""
 
     def __repr__(self) -> str:
         return f"<ActiveJobs {len(self.jobs)}, {self.parked} of them wait for a thread>"
@@ -89,20 +94,40 @@ class ActiveJobs:
         return len(self._queues)
 
     def start(self, job: Job) -> None:
-        """Submit a job, and end it at its deadline whatever the executor does."""
+        """Submit a job, and end it at its deadline whatever the executor does.
+
+        If no slot is free, the executor must have a local queue, in which the job waits for the next one.
+        """
         if not self.jobs:
             self._watchdog.watch(self)
         self.jobs[job.number] = job
         job.watcher = self
-        self._run(job, job.started_at)
+        if self._slots.may_run or (queue := self._executor.local_queue) is None:
+            self._run(job, job.started_at)
+            self._executor.submit(job)
+        else:
+            if job.due_at < inf:
+                self._watch(job.due_at, job)
+            self.enqueued.put(job, queue)
+
+    def start_enqueued(self) -> bool:
+        """Give a free slot to the oldest enqueued job; return False if the executor has just started it."""
+        job = self.enqueued.take_back_oldest()
+        if job is None:
+            return False
+        self.moves(job)
         self._executor.submit(job)
+        return True
 
     def _run(self, job: Job, now: float) -> None:
         """Take a slot, and watch the deadline."""
         job.started_among = self._slots.occupy(job.query.lane, now)
-        heappush(self._deadlines, (job.ends_at, job.number))
-        if job.ends_at < self.next_end_at:
-            self._set_timer(job.ends_at)
+        self._watch(job.ends_at, job)
+
+    def _watch(self, ends_at: float, job: Job) -> None:
+        heappush(self._deadlines, (ends_at, job.number))
+        if ends_at < self.next_end_at:
+            self._set_timer(ends_at)
 
     def _set_timer(self, at: float) -> None:
         """Set the one timer of all jobs: nearly every job ends long before its deadline."""
@@ -127,9 +152,11 @@ class ActiveJobs:
                 job = self.jobs.get(heappop(deadlines)[1])
                 if job is None:
                     continue
-                due_at = job.ends_at if job.waits_since is None else self._queues.ends_at(job)
-                if due_at > now:  # a wait for a thread has moved the deadline
+                due_at = self._ends_at(job)
+                if due_at > now:  # a wait has moved the deadline
                     heappush(deadlines, (due_at, job.number))
+                elif self.enqueued.take_back(job):
+                    self._end_unstarted(job, now)
                 elif job.due_at > now and (waiting := self._call_waiting_for_thread(job)) is not None:
                     self._skip_waiting_call(job, waiting, "node_busy", NO_THREAD)
                 else:
@@ -140,6 +167,12 @@ class ActiveJobs:
                 self._set_timer(deadlines[0][0])
             for job in over:
                 self._executor.cancel(job)
+
+    def _ends_at(self, job: Job) -> float:
+        """When a job ends if it goes on to run, or to wait, as it does now."""
+        if job.waits_since is None:
+            return job.ends_at
+        return job.due_at if job in self.enqueued else self._queues.ends_at(job)
 
     # Waiting for a thread: see core.job.Watcher
 
@@ -160,7 +193,7 @@ class ActiveJobs:
         job.started_at, job.ends_at = started_at, ends_at  # before waits_since: see ends_after_wait
         if job.waits_since is not None:
             now = asyncio.get_running_loop().time()
-            self._queues.leave(job, now)
+            self._leave_queue(job, now)
             self._run_again(job, now)
 
     def moves(self, job: Job) -> None:
@@ -170,8 +203,12 @@ class ActiveJobs:
         now = asyncio.get_running_loop().time()
         waited_s = now - job.waits_since
         job.started_at, job.ends_at = job.started_at + waited_s, job.ends_after_wait(now)
-        self._queues.leave(job)
+        self._leave_queue(job)
         self._run_again(job, now)
+
+    def _leave_queue(self, job: Job, served_at: float | None = None) -> None:
+        if not self.enqueued.discard(job):
+            self._queues.leave(job, served_at)
 
     def _run_again(self, job: Job, now: float) -> None:
         self._run(job, now)
@@ -207,16 +244,23 @@ class ActiveJobs:
         else:
             self._end(job)
 
+    def _end_unstarted(self, job: Job, now: float) -> None:
+        """End an enqueued job at its end-to-end deadline."""
+        job.end()
+        self._leave_queue(job)
+        del self.jobs[job.number]
+        self._on_expired(job, now)
+
     def _end(self, job: Job) -> None:
         job.end()
         now = asyncio.get_running_loop().time()
         parked = job.waits_since is not None
         if parked:
-            self._queues.leave(job)
+            self._leave_queue(job)
             over_s = max(0.0, now - job.ends_at)  # the wait for a thread, beyond the deadline
             job.started_at, job.ends_at = job.started_at + over_s, job.ends_at + over_s
         outcome = conclude(job.history, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
-        self._learn(job, outcome, now, ran=not parked)
+        self._learner.learn(job, outcome, now, ran=not parked)
         del self.jobs[job.number]
         if len(self._deadlines) > SWEEP_AT + 2 * len(self.jobs):
             self._deadlines[:] = [(one.ends_at, one.number) for one in self.jobs.values()]
@@ -224,44 +268,3 @@ class ActiveJobs:
         if not parked:
             self._slots.release(job.query.lane)
         self._on_ended(job, outcome, now)
-
-    def _learn(self, job: Job, outcome: QueryOutcome, now: float, *, ran: bool) -> None:
-        superseded = outcome.superseded if outcome.earlier else []
-        disturbed_at = -inf if job.is_blocking else max(job.held_at, self._learned.disturbed_at)
-        lane = self._learned.lane(job.query.lane)
-        lane.concluded(outcome, superseded, now, disturbed_at=disturbed_at)
-        if outcome.earlier:
-            lane.overtaken(outcome.earlier)
-            self._note_further_calls(job.query.lane, outcome)
-        late = outcome.status is _TIMED_OUT or outcome.partial
-        whole = outcome.budget_s >= job.plan.total_s - CLOCK_SLACK_S
-        counts = whole or self._slots.waiting if late else outcome.status is _SUCCEEDED
-        if ran and counts:
-            self._learn_limit(job, outcome, now, late=late)
-
-    def _note_further_calls(self, lane: str, outcome: QueryOutcome) -> None:
-        """Count the attempts at processing that followed another one or ran beside it."""
-        attempts = [run for run in outcome.earlier if run.outcome is not _SKIPPED or run.overtaken]
-        if not attempts:
-            return
-        attempts.append(outcome.runs[attempts[-1].spec.sequence])
-        in_turn = [run for run in attempts if not run.hedge]
-        retries = count_retries(in_turn)
-        if retries:
-            self._observer.retried(lane, retries)
-        if (failovers := len(in_turn) - 1 - retries) > 0:
-            self._observer.failed_over(lane, failovers)
-        for run in attempts:
-            if run.hedge:
-                self._observer.hedged(lane, run.outcome)
-
-    def _learn_limit(self, job: Job, outcome: QueryOutcome, now: float, *, late: bool) -> None:
-        """Adjust the concurrency limit; while queries wait, timeouts with shortened budgets count too."""
-        change = self._slots.learn(
-            now,
-            duration_s=outcome.duration_s,
-            started_among=job.started_among,
-            dropped=late,
-        )
-        if change is not None:
-            self._observer.control_changed(change)

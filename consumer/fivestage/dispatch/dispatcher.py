@@ -71,6 +71,7 @@ class Dispatcher:
         self._screening = screening
         self._ledger = ledger
         self._events = events
+        self._executor = executor
         self._poison_pills = PoisonPills()
         self._deadlines = QueueDeadlines(self._expire)
         self._is_fill_scheduled = False
@@ -87,6 +88,7 @@ class Dispatcher:
             observer=observer,
             watchdog=watchdog,
             on_ended=self._ended,
+            on_expired=self._expired_ahead,
             on_slot_free=self._fill,
         )
         """Queries that run, or wait for a thread."""
@@ -104,7 +106,7 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """Records in flight that wait for a slot, for a thread, or behind their key."""
-        return self.slots.waiting + self.key_lines.length + self.active.parked
+        return self.slots.waiting + self.key_lines.length + self.active.parked + len(self.active.enqueued)
 
     def oldest_wait_since(self) -> float | None:
         """Since when the oldest query has waited for a slot (monotonic seconds); None if none waits."""
@@ -146,6 +148,8 @@ class Dispatcher:
             self.slots.wait(query.lane, query)
             query.is_waiting = True
             self._deadlines.watch(query)
+            if self.slots.may_be_ahead:
+                self._fill()
         elif (cause := self._start(query, now)) is not None:
             self._reject(query, cause, now)
 
@@ -163,7 +167,7 @@ class Dispatcher:
 
     def _fill(self) -> None:
         """Give free slots to waiting queries in the next pass of the loop: events are published first."""
-        if self.slots.waiting and not self._is_fill_scheduled:
+        if not self._is_fill_scheduled and (self.slots.waiting or self.slots.ahead):
             self._is_fill_scheduled = True
             asyncio.get_running_loop().call_soon(self._fill_slice)
 
@@ -172,7 +176,11 @@ class Dispatcher:
         self._is_fill_scheduled = False
         time_slice = TimeSlice(asyncio.get_running_loop().time)
         while time_slice.now < self.active.next_end_at:
-            if (query := self.slots.next()) is None:
+            if self.slots.ahead and self.slots.may_run:
+                if not self.active.start_enqueued():
+                    return  # the report of its start is on the way
+                continue
+            if (query := self.slots.next(ahead=self._executor.local_queue is not None)) is None:
                 return
             query.is_waiting = False
             self.learned.pressure.note_wait(time_slice.now, due=query.budget.due_at is not None)
@@ -198,7 +206,6 @@ class Dispatcher:
         queue_s = self._screening.queue_s(record, wall_now)
         query.drop_payload()
         self._events.begin(query, now, wall_now, queue_s)
-        query.budget = NO_BUDGET
         self.active.start(
             Job(
                 Query(event.query_id, event.user_input, query.lane, event.context or {}),
@@ -218,9 +225,14 @@ class Dispatcher:
         """Publish the outcome of a query that ran; then its slot and its key go to the next one."""
         query: InFlightQuery = job.origin
         self._poison_pills.note(query.record, now - job.ends_at)
+        query.budget = NO_BUDGET
         self._publisher.publish(query, self._events.outcome(query, job, outcome))
         self.key_lines.leave(query)
         self._fill()
+
+    def _expired_ahead(self, job: Job, now: float) -> None:
+        """Reject a query that has waited in the executor until its end-to-end deadline."""
+        self._reject(job.origin, EXPIRED, now)
 
     def _reject(self, query: InFlightQuery, cause: RejectionCause, now: float) -> None:
         query.offsets.reach(query.record.offset)

@@ -57,7 +57,7 @@ class EventWriter:
     def outcome(self, query: InFlightQuery, job: Job, outcome: QueryOutcome) -> list[OutputRecord]:
         """Return the events of a query that ran."""
         envelope = query.envelope
-        if job.started_at > envelope.started_at:  # rare: the job has waited for threads
+        if job.started_at > envelope.started_at:  # the job has waited in the executor
             envelope = envelope.after_wait(job.started_at - envelope.started_at)
         records, outcome = self._encoder.concluded(envelope, outcome)
         self._observer.concluded(envelope, outcome, job.query.user_input)
@@ -66,7 +66,10 @@ class EventWriter:
 
     def rejection(self, query: InFlightQuery, now: float, wall_now: float) -> list[OutputRecord]:
         """Return the events of a query that was not started."""
-        self.begin(query, now, wall_now, query.queue_s)
+        if query.headers is NO_HEADERS:  # its trace has begun: it was about to start
+            query.envelope = query.envelope.after_wait(now - query.envelope.started_at)
+        else:
+            self.begin(query, now, wall_now, query.queue_s)
         self._observer.expired(query.envelope, query.cause.reason)
         query.trace.reject(query.envelope, "expired", query.cause.reason.value)
         return self._encoder.expired(query.envelope, query.budget, query.cause)

@@ -82,7 +82,7 @@ class InFlightQuery:
             self.event = NO_EVENT
             self.query_id = decoded.query_id or ""
         self.budget: Budget = NO_BUDGET
-        """The budget computed at arrival; NO_BUDGET after the start and for unreadable records."""
+        """The budget computed at arrival; NO_BUDGET after the end and for unreadable records."""
         self.is_waiting = False
         """The query waits for a slot or behind its key, not past its end-to-end deadline."""
         self.in_line = False

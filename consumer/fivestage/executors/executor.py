@@ -16,6 +16,16 @@ OnFinished = Callable[[Job], None]
 """Called on the bus loop when the executor has finished with a job."""
 
 
+class LocalQueue(Protocol):
+    """Jobs that an executor starts by itself, one each time another job completes. Used on the bus loop."""
+
+    def enqueue(self, job: Job) -> None:
+        """Add *job*; when it has been started, ``Watcher.goes_on`` gets its start and its end."""
+
+    def dequeue(self, job: Job) -> bool:
+        """Remove *job*; return False if it has been started."""
+
+
 class Executor(Protocol):
     """Runs jobs. Every method is called on the bus loop and must not block it.
 
@@ -49,6 +59,10 @@ class Executor(Protocol):
 
     async def stop(self, timeout_s: float) -> None:
         """Cancel all jobs and end within *timeout_s* seconds; code that does not end is left behind."""
+
+    @property
+    def local_queue(self) -> LocalQueue | None:
+        """Where jobs may be added now that it is to start by itself; None if it should start none."""
 
     @property
     def lag_s(self) -> float:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class InlineExecutor:
     """Runs jobs as tasks of the calling loop. A node that blocks, blocks everything."""
 
-    lag_s, failure, unready = 0.0, None, None
+    lag_s, failure, unready, local_queue = 0.0, None, None, None
 
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator

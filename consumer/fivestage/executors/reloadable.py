@@ -36,6 +36,8 @@ class ReloadableExecutor:
         app: The first app.
     """
 
+    local_queue = None
+
     def __init__(
         self, make: Callable[[Settings, Pipeline], Executor], settings: Settings, app: Pipeline
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,8 @@ class TaskHost:
         self._on_done = on_done
         self._monitor = monitor or StepMonitor()
         self._tasks: dict[StageHistory, asyncio.Task[None]] = {}
+        self._next: deque[Job] = deque()
+        """The enqueued jobs. The bus loop adds and removes, the loop of the jobs takes: each in one step."""
 
     def __repr__(self) -> str:
         return f"<TaskHost {len(self._tasks)} running>"
@@ -57,6 +60,18 @@ class TaskHost:
         running = self._run(job, history, self._monitor)
         self._tasks[history] = task = asyncio.get_running_loop().create_task(running)
         task.add_done_callback(partial(self._done, job, history))
+
+    def enqueue(self, job: Job) -> None:
+        """Start a job when another one completes. May be called in another thread."""
+        self._next.append(job)
+
+    def dequeue(self, job: Job) -> bool:
+        """Take an enqueued job back; return False if it is not enqueued. May be called in another thread."""
+        try:
+            self._next.remove(job)
+        except ValueError:
+            return False
+        return True
 
     def cancel(self, _: Job, history: StageHistory) -> None:
         """Cancel a job's task; if it is being cancelled already, again after CLEAN_UP_S."""
@@ -73,9 +88,24 @@ class TaskHost:
     def _done(self, job: Job, history: StageHistory, task: asyncio.Task[None]) -> None:
         del self._tasks[history]
         completed = not task.cancelled()
+        has_slot = completed and not history.closed  # else the bus loop fills its slot
         self._on_done(job, history, completed)
+        if has_slot and self._next:
+            self._start_next()
         if completed:
             task.result()  # the orchestrator catches what user code raises: anything here is a bug
+
+    def _start_next(self) -> None:
+        """Start the oldest enqueued job, whose time starts now."""
+        try:
+            job = self._next.popleft()
+        except IndexError:
+            return
+        now, history = asyncio.get_running_loop().time(), job.history
+        history.times = times = now, min(now + job.ends_at - job.started_at, job.due_at)
+        if self._on_wait is not None:
+            self._on_wait(job, history, times)
+        self.start(job, history)
 
 
 def report_wait(pool: object, job: Job, history: StageHistory, times: tuple[float, float] | None) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.job import Job
     from fivestage.core.observer import Observer
-    from fivestage.executors.executor import OnFinished
+    from fivestage.executors.executor import LocalQueue, OnFinished
     from fivestage.executors.worker import Worker
 
 LATE_S: Final = 5 * TICK_S
@@ -49,6 +49,8 @@ class WorkerPool:
         observer: Notified when a worker stalls or is replaced.
         cpu_clock: Returns the CPU seconds that this process has used.
     """
+
+    local_queue: LocalQueue | None = None
 
     def __init__(
         self,
@@ -237,7 +239,7 @@ class WorkerPool:
         """Mark the jobs that wait in a stalled worker; move those that would lose their answer by waiting."""
         movable = self._set.is_ready and worker not in self._set.active
         for job in list(worker.registry.jobs.values()):
-            if job is stall.job:
+            if job is stall.job or job.is_enqueued:  # the bus loop takes the latter back
                 continue
             job.held_at = now
             if is_over(job):  # the blocked loop has not been able to report the end

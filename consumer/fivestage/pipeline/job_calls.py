@@ -91,16 +91,17 @@ class JobCalls:
         self._retry_after_s = 0.0
         """Seconds that this exception asks to wait before that."""
         self._traced = enter_query(job.trace)
-        self._times = Times(job.started_at, job.ends_at, job.due_at)
+        started_at, ends_at = history.times or (job.started_at, job.ends_at)
+        self._times = Times(started_at, ends_at, job.due_at)
         self._bounds = Bounds(
             lambda: history.closed,
             number=job.number,
             monitor=monitor,
             max_bytes=self._limit.max_bytes,
-            latest=job.ends_at,
+            latest=ends_at,
         )
         self._clock = self._bounds.clock
-        ctx = StageContext(job.query.lane, job.ends_at, self._clock, _INTENT, self._threads, job.routing)
+        ctx = StageContext(job.query.lane, ends_at, self._clock, _INTENT, self._threads, job.routing)
         ctx.resources, ctx.deadline_header = resources, deadline_header
         ctx.max_data_bytes, ctx.on_offer = self._limit.max_bytes, history.on_offer
         self._ctx = ctx

@@ -7,7 +7,8 @@ for a slot.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Generic, TypeVar
+from math import inf
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from fivestage.core.admission.lanes import LaneQueues, LaneShares
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from fivestage.core.observer import ControlChange
 
 T = TypeVar("T")
+HAND_OVER_S: Final = 0.008
+"""Seconds, in a busy process, from the end of a query in the executor until a next one runs that the bus loop
+starts."""
+MAX_AHEAD: Final = 16
+"""The most queries that are ready ahead of a free slot."""
 MAX_HELD_BYTES = 64 * 1024 * 1024
 """Bytes of unacknowledged events at which no more queries start, and of these and received records together
 at which the poller stops. Running queries go on."""
@@ -61,7 +67,10 @@ class Slots(Generic[T]):
             memory long before their number reaches a limit.
     """
 
-    __slots__ = ("_limiter", "_max_held_bytes", "_queues", "_running", "held_bytes", "input_bytes", "running")
+    __slots__ = (
+        "_limiter", "_max_held_bytes", "_mean_s", "_queues", "_running", "ahead", "held_bytes", "input_bytes",
+        "running",
+    )  # fmt: skip
 
     def __init__(
         self, limiter: ConcurrencyLimiter, shares: LaneShares, *, max_held_bytes: int = MAX_HELD_BYTES
@@ -74,7 +83,12 @@ class Slots(Generic[T]):
         """Bytes of received records that are not answered, rejected or dropped yet."""
         self._queues: LaneQueues[T] = LaneQueues(shares)
         self._running: Counter[str] = Counter()
+        """How many run in each lane, or are ahead."""
         self.running = 0
+        self.ahead = 0
+        """Queries in the executor that wait there for the next slot."""
+        self._mean_s = inf
+        """How long queries run; infinite before the first has ended."""
 
     def __repr__(self) -> str:
         return f"<Slots {self.running} of {self.limit} taken, {self.waiting} waiting>"
@@ -92,23 +106,41 @@ class Slots(Generic[T]):
     @property
     def is_free(self) -> bool:
         """Whether a query may start now: a slot is free, no query waits, and bytes are left."""
-        return not self._queues and self._may_run()
+        return not (self._queues or self.ahead) and self.may_run
 
     @property
     def has_memory(self) -> bool:
         """Whether the bytes of events and received records allow more records."""
         return self.held_bytes + self.input_bytes < self._max_held_bytes
 
-    def _may_run(self) -> bool:
-        return self.running < self.limit and self.held_bytes < self._max_held_bytes
+    @property
+    def may_run(self) -> bool:
+        """Whether a slot is free, and bytes are left."""
+        return self.running < self._limiter.limit and self.held_bytes < self._max_held_bytes
+
+    @property
+    def most_ahead(self) -> int:
+        """How many may wait in the executor: as many as usually end while the bus loop starts one."""
+        ending = self.limit * HAND_OVER_S / max(self._mean_s, HAND_OVER_S)
+        return min(self.limit // 2, MAX_AHEAD, round(ending))
+
+    @property
+    def may_be_ahead(self) -> bool:
+        """Whether a query may be handed to the executor ahead of a free slot."""
+        fits = self.running <= self.limit and self.held_bytes < self._max_held_bytes
+        return fits and self.ahead < self.most_ahead
 
     def wait(self, lane: str, item: T) -> None:
         """Append an item to the queue of its lane."""
         self._queues.put(lane, item)
 
-    def next(self) -> T | None:
-        """Remove and return the item that may run now; None when none waits or none may start."""
-        if not (self._queues and self._may_run()):
+    def next(self, *, ahead: bool = False) -> T | None:
+        """Remove and return the item that may run now; None when none waits or none may start.
+
+        Args:
+            ahead: Whether one may be returned that is only the next to run: see ``most_ahead``.
+        """
+        if not (self._queues and (self.may_run or (ahead and self.may_be_ahead))):
             return None
         found = self._queues.take(self._running)
         return None if found is None else found[1]
@@ -142,6 +174,17 @@ class Slots(Generic[T]):
         self._running[lane] += 1
         return self.running
 
+    def reserve(self, lane: str) -> None:
+        """Count a query that waits in the executor for the next slot."""
+        self.ahead += 1
+        self._running[lane] += 1
+
+    def withdraw(self, lane: str) -> None:
+        """Count a query no more that has waited in the executor."""
+        self.ahead -= 1
+        self.running += 1
+        self.release(lane)
+
     def release(self, lane: str) -> None:
         """Free a slot."""
         self.running -= 1
@@ -163,11 +206,12 @@ class Slots(Generic[T]):
         Returns:
             A change of the limit to report, or None.
         """
+        self._mean_s = duration_s if self._mean_s == inf else self._mean_s + (duration_s - self._mean_s) / 16
         return self._limiter.record(
             now,
             latency_s=duration_s,
             started_among=started_among,
             running=self.running,
-            waiting=bool(self._queues),
+            waiting=bool(self._queues or self.ahead),
             dropped=dropped,
         )

@@ -16,6 +16,7 @@ import orjson
 from fivestage.core.attempts import with_kinds
 from fivestage.core.outcome import QueryOutcome
 from fivestage.core.records import NOT_FROM_KAFKA, Record
+from fivestage.core.tuples import new
 from fivestage_schemas import SCHEMA_VERSION, Outcome, StageType
 
 if TYPE_CHECKING:
@@ -58,11 +59,12 @@ class Envelope(NamedTuple):
     """Seconds from the record's timestamp to the start, 0 if the clocks disagree; plus waits for threads."""
 
     def after_wait(self, waited_s: float) -> Envelope:
-        """A copy for a query that has waited for threads: its start moves by the wait."""
-        return self._replace(
-            started_wall=self.started_wall + waited_s,
-            started_at=self.started_at + waited_s,
-            queue_s=self.queue_s + waited_s,
+        """A copy for a query that has waited in the executor: its start moves by the wait."""
+        record, query_id, lane, correlation_id, causation_id, headers, wall_s, at, queue_s = self
+        wall_s, at, queue_s = wall_s + waited_s, at + waited_s, queue_s + waited_s
+        return new(
+            Envelope,
+            (record, query_id, lane, correlation_id, causation_id, headers, wall_s, at, queue_s),
         )
 
 

@@ -76,6 +76,15 @@ class ThreadExecutor(WorkerPool):
             await self.stop(END_S)
             raise
 
+    @property
+    def local_queue(self) -> ThreadWorker | None:  # type: ignore[override] # read-only
+        """See Executor. With long turns the interpreter is what queries wait for, not their slots."""
+        active = self._set.active
+        if not active or not active[0].ready or self._switch_interval.is_long or self._ending:
+            return None
+        assert isinstance(active[0], ThreadWorker)  # noqa: S101 - see __init__
+        return active[0]
+
     def check(self, now: float) -> bool:
         """See Executor."""
         found = super().check(now)

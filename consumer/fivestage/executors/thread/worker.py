@@ -99,8 +99,20 @@ class ThreadWorker(LoopWorker):
         self.registry.add(job)
         self._inbox.put(self._start, job, job.history)
 
+    def enqueue(self, job: Job) -> None:
+        """See LocalQueue."""
+        job.place = self
+        self.registry.add(job)
+        self._host.enqueue(job)
+
+    def dequeue(self, job: Job) -> bool:
+        """See LocalQueue."""
+        return self._host.dequeue(job) and self.registry.forget(job)
+
     def cancel(self, job: Job) -> None:
         """See Worker."""
+        if self.dequeue(job):
+            return
         self.registry.leave(job, time.monotonic())
         if not self.ready:
             self.registry.mark_as_waiting(job, time.monotonic())  # its code has not run
