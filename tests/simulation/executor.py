@@ -93,7 +93,6 @@ class SimExecutor:
 
     def enqueue(self, job: Job) -> None:
         """See LocalQueue."""
-        self._store(job)
         self._next.append(job)
 
     def dequeue(self, job: Job) -> bool:
@@ -106,16 +105,20 @@ class SimExecutor:
 
     def _start_next(self) -> None:
         """Start an enqueued job, which is reported a little later, as from another thread."""
-        if self._next:
-            job, loop = self._next.popleft(), asyncio.get_running_loop()
-            started_at = loop.time()
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        job = next((one for one in self._next if one.due_at > started_at), None)
+        if job is not None:
+            self._next.remove(job)
+            self._store(job)
             ends_at = min(started_at + job.ends_at - job.started_at, job.due_at)
-            times = started_at, ends_at
-            loop.call_later(self._random.choice(REPORTS_S), self._report, job, job.history, times)
+            job.history.times = started_at, ends_at
+            loop.call_later(self._random.choice(REPORTS_S), self._report, job, job.history)
 
-    def _report(self, job: Job, history: StageHistory, times: tuple[float, float]) -> None:
+    def _report(self, job: Job, history: StageHistory) -> None:
         assert job.watcher is not None
-        job.watcher.goes_on(job, history, *times)
+        assert history.times is not None
+        job.watcher.goes_on(job, history, *history.times)
         if not history.closed:
             self._note("started ahead")
             self._run(job)
@@ -145,9 +148,8 @@ class SimExecutor:
         if has_slot:
             for number in range(len(course)):
                 _end(job, course, number)
-        self._on_finished(job)
-        if has_slot:
             self._start_next()
+        self._on_finished(job)
 
     def _at_deadline(self) -> None:
         """Write the histories of due jobs at their deadlines, as the service reads them then.

@@ -21,7 +21,8 @@ class Puppets:
     Args:
         on_submitted: Called with each job that is submitted, for the first time or again.
         on_enqueued: Called with each job that is enqueued.
-        on_started: Called with each enqueued job that starts because another one has completed.
+        on_started: Called with each enqueued job that starts because another one has completed, and with
+            how many ran before that.
     """
 
     lag_s, failure, unready = 0.0, None, None
@@ -30,7 +31,7 @@ class Puppets:
         self,
         on_submitted: Callable[[Job], None],
         on_enqueued: Callable[[Job], None] = lambda _job: None,
-        on_started: Callable[[Job], None] = lambda _job: None,
+        on_started: Callable[[Job, int], None] = lambda _job, _running: None,
     ) -> None:
         self._on_submitted, self._on_enqueued, self._on_started = on_submitted, on_enqueued, on_started
         self._on_finished: OnFinished = lambda _job: None
@@ -75,6 +76,7 @@ class Puppets:
 
     def end(self, job: Job, *, fails: bool = False) -> None:
         """End all stages of a job: with success, or with an error in the third."""
+        before = len(self.running())
         self.jobs.remove(job)
         has_slot = not job.history.closed
         if has_slot:
@@ -85,14 +87,23 @@ class Puppets:
                 if failed:
                     break
             job.history.answer_json = b"1"
+        now = asyncio.get_running_loop().time()
+        following = next((one for one in self.enqueued if one.due_at > now), None) if has_slot else None
+        if following is not None:
+            self.enqueued.remove(following)
+            asyncio.get_running_loop().call_soon(self._start, following, before)
         self._on_finished(job)
-        if has_slot and self.enqueued:
-            self._start(self.enqueued.pop(0))
 
-    def _start(self, job: Job) -> None:
+    def running(self) -> list[Job]:
+        """Return the jobs whose queries have not ended and that wait for no thread."""
+        return [job for job in self.jobs if not job.ended and job.waits_since is None]
+
+    def _start(self, job: Job, before: int) -> None:
         """Start an enqueued job: its time starts now."""
+        if job.history.closed:
+            return
         assert job.watcher is not None
-        self._on_started(job)
+        self._on_started(job, before)
         self.jobs.append(job)
         now = asyncio.get_running_loop().time()
         job.watcher.goes_on(job, job.history, now, min(now + job.ends_at - job.started_at, job.due_at))

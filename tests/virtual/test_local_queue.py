@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fivestage.core.adaptive.lane_state import MIN_ANSWERS
 from fivestage.core.job import Job
 from fivestage.core.plan import Plan
 from fivestage.core.records import Output
@@ -61,7 +62,10 @@ class Ahead(InlineExecutor):
         self._host.enqueue(job)
 
     def dequeue(self, job: Job) -> bool:
-        return self._host.dequeue(job) and self._registry.forget(job)
+        if not self._host.dequeue(job):
+            return False
+        self._registry.forget(job)
+        return True
 
 
 class Fixture:
@@ -158,8 +162,22 @@ async def test_a_slot_that_a_deadline_frees_is_filled_by_the_dispatcher(quick: F
     assert statuses(quick.bus) == {"success": 2 * SLOTS + 2, "timeout": SLOTS}
 
 
+async def started_by(host: TaskHost, *jobs: Job) -> None:
+    """Enqueue all but the first of these jobs, and run the first."""
+    for job in jobs[1:]:
+        host.enqueue(job)
+    host.start(jobs[0], jobs[0].history)
+    await asyncio.sleep(0.01)
+
+
+def some_jobs(count: int, due_at: float | None = None) -> list[Job]:
+    """Make jobs."""
+    plan = Plan.of()
+    return [Job(Query("q", "any"), plan, started_at=0.0, ends_at=9.0, due_at=due_at) for _ in range(count)]
+
+
 @pytest.mark.parametrize("has_ended", [False, True])
-async def test_a_slot_is_not_used_twice(*, has_ended: bool) -> None:
+async def test_a_slot_that_was_given_away_starts_none(*, has_ended: bool) -> None:
     """A job that completes when its query has just ended starts none: the bus loop has filled its slot."""
     started: list[Job] = []
 
@@ -167,13 +185,41 @@ async def test_a_slot_is_not_used_twice(*, has_ended: bool) -> None:
         started.append(job)
         history.closed = has_ended
 
-    host, plan = TaskHost(run, lambda *_: None), Plan.of()
-    first, second = (Job(Query(name, "any"), plan, started_at=0.0, ends_at=1.0) for name in ("a", "b"))
-    host.enqueue(second)
-    host.start(first, first.history)
-    await asyncio.sleep(0.01)
+    host, (first, second) = TaskHost(run, lambda *_: None), some_jobs(2)
+    await started_by(host, first, second)
     assert started == ([first] if has_ended else [first, second])
     assert host.dequeue(second) is has_ended
+
+
+async def test_a_slot_is_used_once() -> None:
+    """As soon as an end is reported the bus loop may use the slot: the next job was taken before that."""
+    started: list[Job] = []
+    jobs = some_jobs(3)
+
+    async def run(job: Job, _history: StageHistory, _monitor: StepMonitor | None) -> None:
+        started.append(job)
+        if job is not jobs[0]:
+            await asyncio.sleep(60)
+
+    found: list[bool] = []
+    host = TaskHost(run, lambda *_: found.append(host.dequeue(jobs[1])))
+    await started_by(host, *jobs)
+    assert (started, found) == ([jobs[0], jobs[1]], [False])
+    await host.stop(1.0)
+
+
+async def test_none_starts_after_its_end_to_end_deadline() -> None:
+    """Where the bus loop is late, the executor leaves a query that is due to it, and starts the next."""
+    started: list[Job] = []
+
+    async def run(job: Job, _history: StageHistory, _monitor: StepMonitor | None) -> None:
+        started.append(job)
+
+    host = TaskHost(run, lambda *_: None)
+    [first, third], [due] = some_jobs(2), some_jobs(1, due_at=asyncio.get_running_loop().time() - 0.001)
+    await started_by(host, first, due, third)
+    assert started == [first, third]
+    assert host.dequeue(due)
 
 
 async def test_a_query_expires_in_the_executor(quick: Fixture) -> None:
@@ -221,3 +267,44 @@ async def test_a_drain_waits_for_what_waits_in_the_executor(quick: Fixture) -> N
     handed = quick.enqueued
     assert await quick.bus.dispatcher.drain(1.0)
     assert statuses(quick.bus)["success"] == 2 * SLOTS + SLOTS + handed
+
+
+async def test_what_waits_in_the_executor_is_dropped_at_the_end_of_a_drain(quick: Fixture) -> None:
+    """After a drain that could not wait for all, nothing of the partition starts."""
+    await quick.fill(0.5)
+    assert quick.enqueued == 2
+    assert not await quick.bus.dispatcher.drain(0.1)
+    await asyncio.sleep(1)
+    assert not {"long8", "long9"} & set(quick.node.calls)
+    assert (quick.enqueued, quick.bus.dispatcher.slots.ahead, quick.bus.dispatcher.in_flight) == (0, 0, 0)
+
+
+async def test_what_is_taken_back_must_be_of_use(quick: Fixture) -> None:
+    """A query that has waited in the executor until an answer would be late is rejected, not started."""
+    in_virtual_time(quick.bus)
+    await ask_many(quick.bus, "more", MIN_ANSWERS)
+    quick.executor.enqueued.clear()
+    quick.node.takes_s = 60
+    for number in range(SLOTS):
+        quick.bus.put(query(f"long{number}", budget_ms=100))
+    due = dt.datetime.fromtimestamp(timestamp() / 1000 + 0.102, dt.UTC).isoformat()
+    quick.bus.put(query("useless", deadline=due))
+    quick.bus.put(query("useful"))
+    await asyncio.sleep(0.001)
+    assert quick.executor.enqueued == ["useless", "useful"]
+    quick.node.takes_s = QUICK_S
+    await asyncio.sleep(0.2)
+    results = {name: quick.bus.result(name) for name in ("useless", "useful")}
+    assert [result and str(result.status) for result in results.values()] == ["expired", "success"]
+    assert quick.observer.expirations == {"would_expire": 1}
+
+
+async def test_what_waits_in_a_blocked_loop_moves_with_the_next(quick: Fixture) -> None:
+    """Queries in the queue of a loop that gets no more jobs move to the queue in use, in order."""
+    await quick.fill(0.2, SLOTS + 1)
+    other = Ahead(Orchestrator(quick.bus.executor._orchestrator.app))  # type: ignore[attr-defined]
+    quick.executor.local_queue = other  # type: ignore[assignment]
+    quick.bus.put(query("next"))
+    await asyncio.sleep(0.001)
+    assert (quick.executor.enqueued, other.enqueued) == (["long8"], ["long8", "next"])
+    assert quick.bus.dispatcher.oldest_wait_since() is not None

@@ -230,20 +230,24 @@ class World:
         self._chosen(job)
         self.entries[job.number].is_enqueued = True
 
-    def _begins(self, job: Job) -> None:
+    def _begins(self, job: Job, before: int = MAX_IN_FLIGHT) -> None:
         entry = self.entries[job.number]
+        running = len(self.executor.running())
+        self.must(running < before, "one slot starts one query", running, before)
+        self.must(self.loop.time() < entry.due_at + CLOCK_S, "none is started after its deadline", entry)
+        self.must(entry.record.partition not in self.over, "none is started after a drain", entry)
         entry.is_enqueued = False
         entry.ends_at = min(self.loop.time() + entry.budget_s, entry.due_at)
 
     def _may_run(self) -> None:
-        running = sum(not one.ended and one.waits_since is None for one in self.executor.jobs)
+        running = len(self.executor.running())
         self.must(running < self.slots.limit, "no more run than may", running, self.slots.limit)
 
     def _chosen(self, job: Job) -> None:
         record, lane, now = job.origin.envelope.record, job.query.lane, self.loop.time()
         entry = self.logs[record.partition][record.offset]
-        running = [one for one in self.executor.jobs if not one.ended and one.waits_since is None]
-        lanes = Counter(one.query.lane for one in (*running, *self.executor.enqueued))
+        handed = (*self.executor.running(), *self.executor.enqueued)
+        lanes = Counter(one.query.lane for one in handed)
         self.must(self.is_present(entry), "nothing is started that is another's", entry)
         self.must(entry.job is None and not entry.published, "each is started once", entry)
         self.must(record.partition not in self.over, "none is started after a drain", entry)

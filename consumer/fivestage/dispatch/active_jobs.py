@@ -110,14 +110,16 @@ class ActiveJobs:
                 self._watch(job.due_at, job)
             self.enqueued.put(job, queue)
 
-    def start_enqueued(self) -> bool:
-        """Give a free slot to the oldest enqueued job; return False if the executor has just started it."""
-        job = self.enqueued.take_back_oldest()
-        if job is None:
-            return False
+    def start_taken_back(self, job: Job) -> None:
+        """Give a free slot to a job that was enqueued and taken back."""
         self.moves(job)
         self._executor.submit(job)
-        return True
+
+    def drop_taken_back(self, job: Job) -> None:
+        """Forget a job that was enqueued and taken back."""
+        job.end()
+        self._leave_queue(job)
+        del self.jobs[job.number]
 
     def _run(self, job: Job, now: float) -> None:
         """Take a slot, and watch the deadline."""
@@ -156,7 +158,8 @@ class ActiveJobs:
                 if due_at > now:  # a wait has moved the deadline
                     heappush(deadlines, (due_at, job.number))
                 elif self.enqueued.take_back(job):
-                    self._end_unstarted(job, now)
+                    self.drop_taken_back(job)
+                    self._on_expired(job, now)
                 elif job.due_at > now and (waiting := self._call_waiting_for_thread(job)) is not None:
                     self._skip_waiting_call(job, waiting, "node_busy", NO_THREAD)
                 else:
@@ -201,12 +204,15 @@ class ActiveJobs:
         if job.waits_since is None:
             return
         now = asyncio.get_running_loop().time()
-        waited_s = now - job.waits_since
-        job.started_at, job.ends_at = job.started_at + waited_s, job.ends_after_wait(now)
+        if not self.enqueued.has_started(job):
+            waited_s = now - job.waits_since
+            job.started_at, job.ends_at = job.started_at + waited_s, job.ends_after_wait(now)
         self._leave_queue(job)
         self._run_again(job, now)
 
     def _leave_queue(self, job: Job, served_at: float | None = None) -> None:
+        if self.enqueued.has_started(job) and job.history.times is not None:
+            job.started_at, job.ends_at = job.history.times
         if not self.enqueued.discard(job):
             self._queues.leave(job, served_at)
 
@@ -244,20 +250,15 @@ class ActiveJobs:
         else:
             self._end(job)
 
-    def _end_unstarted(self, job: Job, now: float) -> None:
-        """End an enqueued job at its end-to-end deadline."""
-        job.end()
-        self._leave_queue(job)
-        del self.jobs[job.number]
-        self._on_expired(job, now)
-
     def _end(self, job: Job) -> None:
         job.end()
         now = asyncio.get_running_loop().time()
         parked = job.waits_since is not None
         if parked:
+            has_started = self.enqueued.has_started(job)
             self._leave_queue(job)
-            over_s = max(0.0, now - job.ends_at)  # the wait for a thread, beyond the deadline
+            # the wait for a thread, beyond the deadline
+            over_s = 0.0 if has_started else max(0.0, now - job.ends_at)
             job.started_at, job.ends_at = job.started_at + over_s, job.ends_at + over_s
         outcome = conclude(job.history, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
         self._learner.learn(job, outcome, now, ran=not parked)

@@ -110,7 +110,8 @@ class Dispatcher:
 
     def oldest_wait_since(self) -> float | None:
         """Since when the oldest query has waited for a slot (monotonic seconds); None if none waits."""
-        return min((one.budget.read_at for one in self.slots.oldest()), default=None)
+        waiting: list[InFlightQuery] = [*self.active.enqueued.origins(), *self.slots.oldest()]
+        return min((one.budget.read_at for one in waiting), default=None)
 
     # Arrival
 
@@ -148,7 +149,7 @@ class Dispatcher:
             self.slots.wait(query.lane, query)
             query.is_waiting = True
             self._deadlines.watch(query)
-            if self.slots.may_be_ahead:
+            if self.slots.may_be_ahead and self._executor.local_queue is not None:
                 self._fill()
         elif (cause := self._start(query, now)) is not None:
             self._reject(query, cause, now)
@@ -177,20 +178,38 @@ class Dispatcher:
         time_slice = TimeSlice(asyncio.get_running_loop().time)
         while time_slice.now < self.active.next_end_at:
             if self.slots.ahead and self.slots.may_run:
-                if not self.active.start_enqueued():
+                if (job := self.active.enqueued.take_back_oldest()) is None:
                     return  # the report of its start is on the way
-                continue
-            if (query := self.slots.next(ahead=self._executor.local_queue is not None)) is None:
+                self._start_taken_back(job, time_slice.now)
+            elif (query := self.slots.next(ahead=self._executor.local_queue is not None)) is None:
                 return
-            query.is_waiting = False
-            self.learned.pressure.note_wait(time_slice.now, due=query.budget.due_at is not None)
-            if query.offsets.closed:  # revoked while it waited
-                self._drop(query)
-            elif (cause := self._start(query, time_slice.now)) is not None:
-                self._reject(query, cause, time_slice.now)
+            else:
+                self._start_waiting(query, time_slice.now)
             if time_slice.is_over():
                 break
         self._fill()
+
+    def _start_waiting(self, query: InFlightQuery, now: float) -> None:
+        """Start a query that has waited for a slot, or reject it."""
+        query.is_waiting = False
+        self.learned.pressure.note_wait(now, due=query.budget.due_at is not None)
+        if query.offsets.closed:  # revoked while it waited
+            self._drop(query)
+        elif (cause := self._start(query, now)) is not None:
+            self._reject(query, cause, now)
+
+    def _start_taken_back(self, job: Job, now: float) -> None:
+        """Start a query that has waited in the executor, or reject it."""
+        query: InFlightQuery = job.origin
+        lane = self.learned.lane(query.lane)
+        if query.offsets.closed:
+            self.active.drop_taken_back(job)
+            self._drop(query)
+        elif (cause := self._screening.rejection(query.budget.started(now), lane, query.lane, now)) is None:
+            self.active.start_taken_back(job)
+        else:
+            self.active.drop_taken_back(job)
+            self._reject(query, cause, now)
 
     def _start(self, query: InFlightQuery, now: float) -> RejectionCause | None:
         """Start a query; if it must be rejected instead, return why."""
@@ -233,6 +252,7 @@ class Dispatcher:
     def _expired_ahead(self, job: Job, now: float) -> None:
         """Reject a query that has waited in the executor until its end-to-end deadline."""
         self._reject(job.origin, EXPIRED, now)
+        self._fill()
 
     def _reject(self, query: InFlightQuery, cause: RejectionCause, now: float) -> None:
         query.offsets.reach(query.record.offset)
@@ -244,7 +264,7 @@ class Dispatcher:
         self.rejections.add(query, now)
 
     def _publish_rejection(self, query: InFlightQuery) -> None:
-        if query.offsets.closed:  # there is no trace to end
+        if query.offsets.closed and not query.has_begun:  # there is no trace to end
             self.progress.finished()
         else:
             now, wall_now = asyncio.get_running_loop().time(), self._screening.wall_clock()
@@ -279,6 +299,9 @@ class Dispatcher:
 
     def _put_back_waiting(self) -> None:
         """Put back the queries that wait for a slot and that the drain leaves to the next reader."""
+        for job in self.active.enqueued.take_back_if(lambda job: job.origin.offsets.drained):
+            self.active.drop_taken_back(job)
+            self._put_back(job.origin)
         for query in self.slots.give_up(self._is_left_behind):
             query.is_waiting = False
             self._put_back(query)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fivestage.core.admission.slots import Slots
     from fivestage.core.job import Job
     from fivestage.executors.executor import LocalQueue
@@ -26,6 +28,8 @@ class EnqueuedJobs:
         self._slots = slots
         self._jobs: dict[int, tuple[Job, LocalQueue]] = {}
         """By number, the oldest first."""
+        self._queue: LocalQueue | None = None
+        """The queue that was used last."""
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -38,20 +42,42 @@ class EnqueuedJobs:
 
     def put(self, job: Job, queue: LocalQueue) -> None:
         """Enqueue a job; it waits from its start on."""
+        if queue is not self._queue:
+            self._move_all(queue)
         self._jobs[job.number] = job, queue
         job.waits_since = job.started_at
         self._slots.reserve(job.query.lane)
         queue.enqueue(job)
 
+    def _move_all(self, queue: LocalQueue) -> None:
+        """Move the jobs from the queue of a loop that was blocked, where nothing else may complete."""
+        self._queue = queue
+        for job, old in list(self._jobs.values()):
+            if old.dequeue(job):
+                self._jobs[job.number] = job, queue
+                queue.enqueue(job)
+
+    def origins(self) -> list[Any]:
+        """Return what the creators of the jobs need at their ends."""
+        return [job.origin for job, _ in self._jobs.values()]
+
     def take_back_oldest(self) -> Job | None:
         """Take back the oldest job; None if there is none, or if the executor has just started it."""
-        job, queue = next(iter(self._jobs.values()), (None, None))
-        return job if job is not None and queue is not None and queue.dequeue(job) else None
+        job = next((job for job, _ in self._jobs.values()), None)
+        return job if job is not None and self.take_back(job) else None
 
     def take_back(self, job: Job) -> bool:
         """Take back a job; return False if it is not enqueued, or if the executor has just started it."""
         found = self._jobs.get(job.number)
         return found is not None and found[1].dequeue(job)
+
+    def take_back_if(self, predicate: Callable[[Job], bool]) -> list[Job]:
+        """Take back the jobs for which *predicate* is true and that the executor has not just started."""
+        return [job for job, _ in list(self._jobs.values()) if predicate(job) and self.take_back(job)]
+
+    def has_started(self, job: Job) -> bool:
+        """Whether the executor has started a job, and its report is on the way."""
+        return job in self and job.history.times is not None
 
     def discard(self, job: Job) -> bool:
         """Count a job no more that was started or taken back; return False if it was not enqueued."""

@@ -66,8 +66,9 @@ class EventWriter:
 
     def rejection(self, query: InFlightQuery, now: float, wall_now: float) -> list[OutputRecord]:
         """Return the events of a query that was not started."""
-        if query.headers is NO_HEADERS:  # its trace has begun: it was about to start
-            query.envelope = query.envelope.after_wait(now - query.envelope.started_at)
+        if query.has_begun:  # it has waited in the executor
+            envelope, queue_s = query.envelope, query.queue_s
+            query.envelope = envelope._replace(started_at=now, started_wall=wall_now, queue_s=queue_s)
         else:
             self.begin(query, now, wall_now, query.queue_s)
         self._observer.expired(query.envelope, query.cause.reason)

@@ -91,6 +91,11 @@ class InFlightQuery:
     def __repr__(self) -> str:
         return f"<InFlightQuery {self.query_id} offset={self.record.offset}>"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether its trace has begun, and ``envelope`` is set."""
+        return self.headers is NO_HEADERS
+
     def is_due(self, now: float) -> bool:
         """Whether the end-to-end deadline has passed; *now* in monotonic seconds."""
         due_at = self.budget.due_at

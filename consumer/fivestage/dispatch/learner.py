@@ -53,7 +53,7 @@ class Learner:
             self._note_further_calls(job.query.lane, outcome)
         late = outcome.status is _TIMED_OUT or outcome.partial
         whole = outcome.budget_s >= job.plan.total_s - CLOCK_SLACK_S
-        counts = whole or self._slots.waiting if late else outcome.status is _SUCCEEDED
+        counts = whole or self._slots.waiting or self._slots.ahead if late else outcome.status is _SUCCEEDED
         if ran and counts:
             self._learn_limit(job, outcome, now, late=late)
 

@@ -62,9 +62,9 @@ class JobRegistry:
             name = "" if running is None else running.node or str(running.spec.stage_type)
             self.left[job.history] = Leftover(job.number, name, now)
 
-    def forget(self, job: Job) -> bool:
-        """Remove a job that was not started here; return whether it was recorded."""
-        return self.jobs.pop(job.history, None) is not None
+    def forget(self, job: Job) -> None:
+        """Remove a job that was not started here."""
+        self.jobs.pop(job.history, None)
 
     def mark_as_waiting(self, job: Job, now: float) -> None:
         """Record that a job that left had only waited here; its code can end only once the loop responds."""

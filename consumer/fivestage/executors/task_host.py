@@ -88,19 +88,24 @@ class TaskHost:
     def _done(self, job: Job, history: StageHistory, task: asyncio.Task[None]) -> None:
         del self._tasks[history]
         completed = not task.cancelled()
-        has_slot = completed and not history.closed  # else the bus loop fills its slot
+        # Before the end is reported: then the bus loop may fill the slot, as it does where it ends a query.
+        following = self._take_next() if completed and self._next and not history.closed else None
         self._on_done(job, history, completed)
-        if has_slot and self._next:
-            self._start_next()
+        if following is not None:
+            self._start_next(following)
         if completed:
             task.result()  # the orchestrator catches what user code raises: anything here is a bug
 
-    def _start_next(self) -> None:
-        """Start the oldest enqueued job, whose time starts now."""
-        try:
-            job = self._next.popleft()
-        except IndexError:
-            return
+    def _take_next(self) -> Job | None:
+        """Take the oldest enqueued job; not one past its end-to-end deadline, which the bus loop rejects."""
+        now = asyncio.get_running_loop().time()
+        for job in tuple(self._next):
+            if job.due_at > now and self.dequeue(job):
+                return job
+        return None
+
+    def _start_next(self, job: Job) -> None:
+        """Start a job that was enqueued; its time starts now."""
         now, history = asyncio.get_running_loop().time(), job.history
         history.times = times = now, min(now + job.ends_at - job.started_at, job.due_at)
         if self._on_wait is not None:

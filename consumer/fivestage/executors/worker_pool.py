@@ -50,8 +50,6 @@ class WorkerPool:
         cpu_clock: Returns the CPU seconds that this process has used.
     """
 
-    local_queue: LocalQueue | None = None
-
     def __init__(
         self,
         make_worker: Callable[[OnFinished, Callable[[], None]], Worker],
@@ -89,6 +87,11 @@ class WorkerPool:
         self._on_finished = on_finished
         self._set.launch()
         self._check_later()
+
+    @property
+    def local_queue(self) -> LocalQueue | None:
+        """See Executor. From a process nothing can be taken back at once."""
+        return None
 
     def submit(self, job: Job) -> None:
         """See Executor."""

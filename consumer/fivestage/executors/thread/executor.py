@@ -77,7 +77,7 @@ class ThreadExecutor(WorkerPool):
             raise
 
     @property
-    def local_queue(self) -> ThreadWorker | None:  # type: ignore[override] # read-only
+    def local_queue(self) -> ThreadWorker | None:
         """See Executor. With long turns the interpreter is what queries wait for, not their slots."""
         active = self._set.active
         if not active or not active[0].ready or self._switch_interval.is_long or self._ending:

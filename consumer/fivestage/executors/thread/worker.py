@@ -107,7 +107,10 @@ class ThreadWorker(LoopWorker):
 
     def dequeue(self, job: Job) -> bool:
         """See LocalQueue."""
-        return self._host.dequeue(job) and self.registry.forget(job)
+        if not self._host.dequeue(job):
+            return False
+        self.registry.forget(job)
+        return True
 
     def cancel(self, job: Job) -> None:
         """See Worker."""
