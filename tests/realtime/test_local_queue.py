@@ -77,7 +77,7 @@ async def _quick() -> AsyncIterator[Fixture]:
     """A bus that has answered enough queries to know that its node is quick."""
     fixture = Fixture()
     async with fixture.bus:
-        while fixture.bus.dispatcher.slots.most_ahead < AHEAD:
+        while fixture.bus.dispatcher.slots.most_enqueued < AHEAD:
             await ask_many(fixture.bus, "quick", SLOTS)
         try:
             yield fixture
@@ -106,4 +106,4 @@ async def test_a_blocked_loop_holds_none_that_waits_for_a_slot(quick: Fixture) -
     assert await answered(quick.bus, [f"next{number}" for number in range(AHEAD)]) == {"success"}
     assert not quick.gate.is_set()
     assert await answered(quick.bus, [f"first{number}" for number in range(SLOTS)]) == {"timeout"}
-    assert quick.bus.dispatcher.slots.ahead == 0
+    assert quick.bus.dispatcher.slots.enqueued == 0

@@ -91,6 +91,10 @@ class Puppets:
         following = next((one for one in self.enqueued if one.due_at > now), None) if has_slot else None
         if following is not None:
             self.enqueued.remove(following)
+            following.history.times = (
+                now,
+                min(now + following.ends_at - following.started_at, following.due_at),
+            )
             asyncio.get_running_loop().call_soon(self._start, following, before)
         self._on_finished(job)
 
@@ -103,10 +107,10 @@ class Puppets:
         if job.history.closed:
             return
         assert job.watcher is not None
+        assert job.history.times is not None
         self._on_started(job, before)
         self.jobs.append(job)
-        now = asyncio.get_running_loop().time()
-        job.watcher.goes_on(job, job.history, now, min(now + job.ends_at - job.started_at, job.due_at))
+        job.watcher.goes_on(job, job.history, *job.history.times)
 
     def end_all(self) -> None:
         """End all stages of all jobs."""

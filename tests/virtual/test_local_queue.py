@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fivestage.core.adaptive.lane_state import MIN_ANSWERS
 from fivestage.core.job import Job
 from fivestage.core.plan import Plan
 from fivestage.core.records import Output
@@ -20,6 +19,7 @@ from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 
 from .samples import (
+    KEY,
     FakeNode,
     Listening,
     ask_many,
@@ -124,7 +124,7 @@ async def test_as_many_wait_as_end_during_a_hand_over(quick: Fixture) -> None:
     await quick.fill(QUICK_S, count=40)
     assert (quick.enqueued, quick.bus.dispatcher.waiting) == (3, 40 - SLOTS)
     await asyncio.sleep(1)
-    assert quick.enqueued == quick.bus.dispatcher.slots.ahead == 0
+    assert quick.enqueued == quick.bus.dispatcher.slots.enqueued == 0
 
 
 async def test_none_waits_in_the_executor_where_nodes_are_slow() -> None:
@@ -236,7 +236,7 @@ async def test_a_query_expires_in_the_executor(quick: Fixture) -> None:
     assert dict(note.headers)["traceparent"][:36] == TRACEPARENT[:36]
     assert "late" not in quick.node.calls
     assert quick.observer.expirations == {"expired_before_start": 1}
-    assert quick.bus.dispatcher.slots.ahead == quick.bus.dispatcher.in_flight == 0
+    assert quick.bus.dispatcher.slots.enqueued == quick.bus.dispatcher.in_flight == 0
 
 
 async def test_a_lower_limit_is_kept(quick: Fixture) -> None:
@@ -276,27 +276,34 @@ async def test_what_waits_in_the_executor_is_dropped_at_the_end_of_a_drain(quick
     assert not await quick.bus.dispatcher.drain(0.1)
     await asyncio.sleep(1)
     assert not {"long8", "long9"} & set(quick.node.calls)
-    assert (quick.enqueued, quick.bus.dispatcher.slots.ahead, quick.bus.dispatcher.in_flight) == (0, 0, 0)
+    assert (quick.enqueued, quick.bus.dispatcher.slots.enqueued, quick.bus.dispatcher.in_flight) == (0, 0, 0)
 
 
-async def test_what_is_taken_back_must_be_of_use(quick: Fixture) -> None:
-    """A query that has waited in the executor until an answer would be late is rejected, not started."""
-    in_virtual_time(quick.bus)
-    await ask_many(quick.bus, "more", MIN_ANSWERS)
-    quick.executor.enqueued.clear()
-    quick.node.takes_s = 60
-    for number in range(SLOTS):
-        quick.bus.put(query(f"long{number}", budget_ms=100))
-    due = dt.datetime.fromtimestamp(timestamp() / 1000 + 0.102, dt.UTC).isoformat()
-    quick.bus.put(query("useless", deadline=due))
-    quick.bus.put(query("useful"))
-    await asyncio.sleep(0.001)
-    assert quick.executor.enqueued == ["useless", "useful"]
-    quick.node.takes_s = QUICK_S
-    await asyncio.sleep(0.2)
-    results = {name: quick.bus.result(name) for name in ("useless", "useful")}
-    assert [result and str(result.status) for result in results.values()] == ["expired", "success"]
-    assert quick.observer.expirations == {"would_expire": 1}
+async def test_what_is_taken_back_must_be_assigned(quick: Fixture) -> None:
+    """A query that has waited in the executor is dropped if its partition was revoked meanwhile."""
+    await quick.fill(60)
+    assert quick.executor.enqueued == ["long8", "long9"]
+    quick.bus.ledger.revoke(frozenset({KEY}))
+    await asyncio.sleep(1.1)
+    assert not {"long8", "long9"} & set(quick.node.calls)
+    assert (quick.bus.dispatcher.slots.enqueued, quick.bus.dispatcher.in_flight) == (0, 0)
+
+
+async def test_a_start_counts_before_its_report(quick: Fixture) -> None:
+    """A query that the executor has started and not reported yet has its own times when it ends or moves."""
+    await quick.fill(0.5)
+    active = quick.bus.dispatcher.active
+    ends, moves = (job for job in active.jobs.values() if job in active.enqueued)
+    await asyncio.sleep(0.1)
+    now = asyncio.get_running_loop().time()
+    for job in (ends, moves):
+        assert quick.executor._host._take_next() is job
+    moves.move()
+    active.finished(ends)
+    for job in (ends, moves):
+        assert (job.started_at, job.ends_at) == pytest.approx((now, now + 1))
+    assert (quick.enqueued, quick.bus.dispatcher.slots.enqueued) == (0, 0)
+    assert quick.bus.dispatcher.slots.running == SLOTS + 1
 
 
 async def test_what_waits_in_a_blocked_loop_moves_with_the_next(quick: Fixture) -> None:

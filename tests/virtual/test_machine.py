@@ -305,14 +305,14 @@ class DispatcherMachine(RuleBasedStateMachine):
         world, slots = self.world, self.world.slots
         lanes = Counter(job.query.lane for job in (*self.running(), *world.executor.enqueued))
         assert {lane: slots._running[lane] for lane in WEIGHTS} == {lane: lanes[lane] for lane in WEIGHTS}
-        assert (slots.running, slots.ahead, world.dispatcher.active.parked) == (
+        assert (slots.running, slots.enqueued, world.dispatcher.active.parked) == (
             len(self.running()),
             len(world.executor.enqueued),
             len(self.running(waiting=True)),
         )
         assert slots.held_bytes == sum(one.size for one in world.unacked)
         may_run = slots.running < slots.limit and slots.held_bytes < MAX_HELD_BYTES
-        assert not ((slots.waiting or slots.ahead) and may_run)
+        assert not ((slots.waiting or slots.enqueued) and may_run)
 
     def what_waits_is_in_its_lane(self) -> None:
         waiting = Counter(entry.lane for entry in self.world.waiting() if not self.is_leaving(entry))
@@ -387,7 +387,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         world.commit()
         assert world.committed == [len(log) for log in world.logs]
         assert (dispatcher.in_flight, dispatcher.waiting, dispatcher.slots.running) == (0, 0, 0)
-        assert (dispatcher.slots.ahead, world.executor.enqueued) == (0, [])
+        assert (dispatcher.slots.enqueued, world.executor.enqueued) == (0, [])
         assert (dispatcher.slots.held_bytes, len(dispatcher.rejections), dispatcher.active.jobs) == (0, 0, {})
         assert (dispatcher.slots.input_bytes, dispatcher.key_lines.length) == (0, 0)
         assert not any(offsets.in_line or offsets.line_bytes for offsets in world.ledger.partitions.values())

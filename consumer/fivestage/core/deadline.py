@@ -1,7 +1,8 @@
 """Computes the budget of a query, and how much of it each stage is granted.
 
 A budget is computed at arrival, and made an absolute deadline at the start. Deadlines are monotonic
-seconds. After the start only a wait for a thread moves them (``pipeline.waiting_calls``).
+seconds. Only waits in the executor move them after that: for a slot (``dispatch.enqueued_jobs``) or a thread
+(``pipeline.waiting_calls``).
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Job:
         self.started_among = 0
         """Queries that ran when this one last took a slot, itself included."""
         self.ends_at = ends_at
-        """The deadline; extended by waits for threads, up to ``due_at``."""
+        """The deadline; extended by waits in the executor, up to ``due_at``."""
         self.due_at = inf if due_at is None else due_at
         """The end-to-end deadline; infinite if none was set."""
         self.origin = origin

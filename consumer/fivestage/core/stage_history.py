@@ -232,10 +232,10 @@ class StageHistory:
         self.waiting: RunningStage | None = None
         """The next stage, while its call waits for a thread: it starts when a thread takes the call."""
         self.times: tuple[float, float] | None = None
-        """The query's start and end (monotonic seconds) if the executor has chosen when to start it."""
+        """The query's start and end (monotonic seconds) where it was in the executor's local queue."""
         self.on_wait: Any = None
-        """Callback for waits for a thread, with the job and this history; then with None at the start of a
-        wait, with the query's new start and end (monotonic seconds) at its end."""
+        """Callback for waits in the executor, with the job and this history; then with None where a wait for
+        a thread starts, with the query's new start and end (monotonic seconds) where any wait ends."""
         self.offer: Offer | None = None
         """The last answer offered by an attempt that has ended, and that did not raise; see ``fail_over``."""
         self.on_offer: Any = None

@@ -4,7 +4,8 @@
 - ``dispatcher`` owns each record in flight (``in_flight``): it queues, starts or rejects the query
 - ``screening`` reads records and sheds load; ``key_lines`` queues records behind their keys;
   ``queue_deadlines`` watches the deadlines of queries that wait
-- ``active_jobs`` owns the queries that run; ``watchdog`` finds overdue and blocked ones
+- ``active_jobs`` owns the queries that run, ``enqueued_jobs`` those that wait in the executor for a slot;
+  ``watchdog`` finds overdue and blocked ones, ``learner`` learns from their outcomes
 - ``rejections`` defers the events of rejected queries; ``events`` writes all events, ``publisher`` hands them
   to the sink and finishes the record, ``progress`` counts the records in flight
 - ``build`` makes the poller, the dispatcher and their parts

@@ -110,12 +110,12 @@ class ActiveJobs:
                 self._watch(job.due_at, job)
             self.enqueued.put(job, queue)
 
-    def start_taken_back(self, job: Job) -> None:
+    def start_dequeued(self, job: Job) -> None:
         """Give a free slot to a job that was enqueued and taken back."""
         self.moves(job)
         self._executor.submit(job)
 
-    def drop_taken_back(self, job: Job) -> None:
+    def drop_dequeued(self, job: Job) -> None:
         """Forget a job that was enqueued and taken back."""
         job.end()
         self._leave_queue(job)
@@ -157,8 +157,8 @@ class ActiveJobs:
                 due_at = self._ends_at(job)
                 if due_at > now:  # a wait has moved the deadline
                     heappush(deadlines, (due_at, job.number))
-                elif self.enqueued.take_back(job):
-                    self.drop_taken_back(job)
+                elif self.enqueued.dequeue(job):
+                    self.drop_dequeued(job)
                     self._on_expired(job, now)
                 elif job.due_at > now and (waiting := self._call_waiting_for_thread(job)) is not None:
                     self._skip_waiting_call(job, waiting, "node_busy", NO_THREAD)
@@ -177,7 +177,7 @@ class ActiveJobs:
             return job.ends_at
         return job.due_at if job in self.enqueued else self._queues.ends_at(job)
 
-    # Waiting for a thread: see core.job.Watcher
+    # Waiting in the executor: see core.job.Watcher
 
     def waits(self, job: Job, history: StageHistory, pool: object) -> None:
         """Take the slot from a job that starts to wait for a thread, whose deadline now moves."""
@@ -200,19 +200,23 @@ class ActiveJobs:
             self._run_again(job, now)
 
     def moves(self, job: Job) -> None:
-        """Give a slot to a job that stops waiting without a thread; its wait so far does not count."""
-        if job.waits_since is None:
+        """Give a slot to a job that moves, or stops waiting without a thread; its wait does not count."""
+        if job.waits_since is None or self._note_start(job):
             return
         now = asyncio.get_running_loop().time()
-        if not self.enqueued.has_started(job):
-            waited_s = now - job.waits_since
-            job.started_at, job.ends_at = job.started_at + waited_s, job.ends_after_wait(now)
+        waited_s = now - job.waits_since
+        job.started_at, job.ends_at = job.started_at + waited_s, job.ends_after_wait(now)
         self._leave_queue(job)
         self._run_again(job, now)
 
+    def _note_start(self, job: Job) -> bool:
+        """Count a start by the executor, if there was one: its report, which comes later, has no effect."""
+        times = job.history.times if job in self.enqueued else None
+        if times is not None:
+            self.goes_on(job, job.history, *times)
+        return times is not None
+
     def _leave_queue(self, job: Job, served_at: float | None = None) -> None:
-        if self.enqueued.has_started(job) and job.history.times is not None:
-            job.started_at, job.ends_at = job.history.times
         if not self.enqueued.discard(job):
             self._queues.leave(job, served_at)
 
@@ -251,14 +255,12 @@ class ActiveJobs:
             self._end(job)
 
     def _end(self, job: Job) -> None:
+        parked = job.waits_since is not None and not self._note_start(job)
         job.end()
         now = asyncio.get_running_loop().time()
-        parked = job.waits_since is not None
         if parked:
-            has_started = self.enqueued.has_started(job)
             self._leave_queue(job)
-            # the wait for a thread, beyond the deadline
-            over_s = 0.0 if has_started else max(0.0, now - job.ends_at)
+            over_s = max(0.0, now - job.ends_at)  # the wait for a thread, beyond the deadline
             job.started_at, job.ends_at = job.started_at + over_s, job.ends_at + over_s
         outcome = conclude(job.history, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
         self._learner.learn(job, outcome, now, ran=not parked)

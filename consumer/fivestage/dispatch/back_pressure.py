@@ -5,6 +5,8 @@ The valve next to the executor comes first; each holds back the step that the la
 ====================  =============================  =========================================================
 valve                 closes when                    holds back, and where it stands
 ====================  =============================  =========================================================
+local queue           as many queries wait in the    handing over: ``core.admission.slots``
+                      executor as end soon
 slots                 as many queries run as the     starting: ``core.admission.slots``; queries wait in the
                       learned limit allows           queue of their lane
 held bytes            unacknowledged events take     starting: ``core.admission.slots``

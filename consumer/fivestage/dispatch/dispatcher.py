@@ -88,10 +88,10 @@ class Dispatcher:
             observer=observer,
             watchdog=watchdog,
             on_ended=self._ended,
-            on_expired=self._expired_ahead,
+            on_expired=self._expired_in_executor,
             on_slot_free=self._fill,
         )
-        """Queries that run, or wait for a thread."""
+        """Queries that run, or wait in the executor for a slot or a thread."""
         self.progress = Progress()
         self._publisher = Publisher(sink, slots, self.progress, on_memory_freed=self._fill)
 
@@ -149,7 +149,7 @@ class Dispatcher:
             self.slots.wait(query.lane, query)
             query.is_waiting = True
             self._deadlines.watch(query)
-            if self.slots.may_be_ahead and self._executor.local_queue is not None:
+            if self.slots.may_enqueue and self._executor.local_queue is not None:
                 self._fill()
         elif (cause := self._start(query, now)) is not None:
             self._reject(query, cause, now)
@@ -168,7 +168,7 @@ class Dispatcher:
 
     def _fill(self) -> None:
         """Give free slots to waiting queries in the next pass of the loop: events are published first."""
-        if not self._is_fill_scheduled and (self.slots.waiting or self.slots.ahead):
+        if not self._is_fill_scheduled and (self.slots.waiting or self.slots.enqueued):
             self._is_fill_scheduled = True
             asyncio.get_running_loop().call_soon(self._fill_slice)
 
@@ -177,11 +177,11 @@ class Dispatcher:
         self._is_fill_scheduled = False
         time_slice = TimeSlice(asyncio.get_running_loop().time)
         while time_slice.now < self.active.next_end_at:
-            if self.slots.ahead and self.slots.may_run:
-                if (job := self.active.enqueued.take_back_oldest()) is None:
+            if self.slots.enqueued and self.slots.may_run:
+                if (job := self.active.enqueued.dequeue_oldest()) is None:
                     return  # the report of its start is on the way
-                self._start_taken_back(job, time_slice.now)
-            elif (query := self.slots.next(ahead=self._executor.local_queue is not None)) is None:
+                self._start_dequeued(job)
+            elif (query := self.slots.next(or_enqueue=self._executor.local_queue is not None)) is None:
                 return
             else:
                 self._start_waiting(query, time_slice.now)
@@ -198,18 +198,13 @@ class Dispatcher:
         elif (cause := self._start(query, now)) is not None:
             self._reject(query, cause, now)
 
-    def _start_taken_back(self, job: Job, now: float) -> None:
-        """Start a query that has waited in the executor, or reject it."""
-        query: InFlightQuery = job.origin
-        lane = self.learned.lane(query.lane)
-        if query.offsets.closed:
-            self.active.drop_taken_back(job)
-            self._drop(query)
-        elif (cause := self._screening.rejection(query.budget.started(now), lane, query.lane, now)) is None:
-            self.active.start_taken_back(job)
+    def _start_dequeued(self, job: Job) -> None:
+        """Start a query that has waited in the executor, unless its partition was revoked meanwhile."""
+        if job.origin.offsets.closed:
+            self.active.drop_dequeued(job)
+            self._drop(job.origin)
         else:
-            self.active.drop_taken_back(job)
-            self._reject(query, cause, now)
+            self.active.start_dequeued(job)
 
     def _start(self, query: InFlightQuery, now: float) -> RejectionCause | None:
         """Start a query; if it must be rejected instead, return why."""
@@ -249,7 +244,7 @@ class Dispatcher:
         self.key_lines.leave(query)
         self._fill()
 
-    def _expired_ahead(self, job: Job, now: float) -> None:
+    def _expired_in_executor(self, job: Job, now: float) -> None:
         """Reject a query that has waited in the executor until its end-to-end deadline."""
         self._reject(job.origin, EXPIRED, now)
         self._fill()
@@ -278,7 +273,8 @@ class Dispatcher:
         """Wait until all records in flight, or those of the partitions *keys*, are finished.
 
         Queries that have not started are put back for the next reader, unless a later record of their
-        partition was started, rejected or answered. Afterwards nothing starts in these partitions until they
+        partition was started, rejected or answered; those that wait in the executor count as started until
+        *timeout_s* is over. Afterwards nothing starts in these partitions until they
         are assigned again.
 
         Returns:
@@ -299,8 +295,8 @@ class Dispatcher:
 
     def _put_back_waiting(self) -> None:
         """Put back the queries that wait for a slot and that the drain leaves to the next reader."""
-        for job in self.active.enqueued.take_back_if(lambda job: job.origin.offsets.drained):
-            self.active.drop_taken_back(job)
+        for job in self.active.enqueued.dequeue_if(lambda job: job.origin.offsets.drained):
+            self.active.drop_dequeued(job)
             self._put_back(job.origin)
         for query in self.slots.give_up(self._is_left_behind):
             query.is_waiting = False

@@ -61,23 +61,19 @@ class EnqueuedJobs:
         """Return what the creators of the jobs need at their ends."""
         return [job.origin for job, _ in self._jobs.values()]
 
-    def take_back_oldest(self) -> Job | None:
-        """Take back the oldest job; None if there is none, or if the executor has just started it."""
+    def dequeue_oldest(self) -> Job | None:
+        """Take the oldest job back; return None if there is none, or if the executor has just started it."""
         job = next((job for job, _ in self._jobs.values()), None)
-        return job if job is not None and self.take_back(job) else None
+        return job if job is not None and self.dequeue(job) else None
 
-    def take_back(self, job: Job) -> bool:
-        """Take back a job; return False if it is not enqueued, or if the executor has just started it."""
+    def dequeue(self, job: Job) -> bool:
+        """Take a job back; return False if it is not enqueued, or if the executor has just started it."""
         found = self._jobs.get(job.number)
         return found is not None and found[1].dequeue(job)
 
-    def take_back_if(self, predicate: Callable[[Job], bool]) -> list[Job]:
+    def dequeue_if(self, predicate: Callable[[Job], bool]) -> list[Job]:
         """Take back the jobs for which *predicate* is true and that the executor has not just started."""
-        return [job for job, _ in list(self._jobs.values()) if predicate(job) and self.take_back(job)]
-
-    def has_started(self, job: Job) -> bool:
-        """Whether the executor has started a job, and its report is on the way."""
-        return job in self and job.history.times is not None
+        return [job for job, _ in list(self._jobs.values()) if predicate(job) and self.dequeue(job)]
 
     def discard(self, job: Job) -> bool:
         """Count a job no more that was started or taken back; return False if it was not enqueued."""

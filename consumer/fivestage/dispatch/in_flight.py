@@ -34,7 +34,8 @@ class InFlightQuery:
     dispatched record, offsets, size; of a query its id, lane, headers, event and budget; else ``unreadable``
     waiting    ``in_line`` (behind its key), ``is_waiting`` (its end-to-end deadline is watched)
     started    the payload is dropped; ``trace`` and ``envelope`` are set
-    rejected   the payload is dropped; ``cause`` and ``queue_s``; when the event is published, as started
+    rejected   the payload is dropped; ``cause`` and ``queue_s``; when the event is published, or before if it
+               has waited in the executor, as started
     ========== ===========================================================================================
     """
 

@@ -42,7 +42,7 @@ class Learner:
             job: The query that has ended.
             outcome: How.
             now: Monotonic seconds.
-            ran: Whether it still ran, rather than waiting for a thread.
+            ran: Whether it ran to the end, rather than waiting for a thread.
         """
         superseded = outcome.superseded if outcome.earlier else []
         disturbed_at = -inf if job.is_blocking else max(job.held_at, self._learned.disturbed_at)
@@ -53,7 +53,7 @@ class Learner:
             self._note_further_calls(job.query.lane, outcome)
         late = outcome.status is _TIMED_OUT or outcome.partial
         whole = outcome.budget_s >= job.plan.total_s - CLOCK_SLACK_S
-        counts = whole or self._slots.waiting or self._slots.ahead if late else outcome.status is _SUCCEEDED
+        counts = whole or self._slots.is_contended if late else outcome.status is _SUCCEEDED
         if ran and counts:
             self._learn_limit(job, outcome, now, late=late)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -97,20 +98,23 @@ class TaskHost:
             task.result()  # the orchestrator catches what user code raises: anything here is a bug
 
     def _take_next(self) -> Job | None:
-        """Take the oldest enqueued job; not one past its end-to-end deadline, which the bus loop rejects."""
+        """Take the oldest enqueued job, whose time starts now.
+
+        Not one past its end-to-end deadline, which the bus loop rejects.
+        """
         now = asyncio.get_running_loop().time()
-        for job in tuple(self._next):
-            if job.due_at > now and self.dequeue(job):
-                return job
+        with contextlib.suppress(RuntimeError):  # the bus loop has added one at this moment
+            for job in tuple(self._next):
+                if job.due_at > now and self.dequeue(job):
+                    job.history.times = now, min(now + job.ends_at - job.started_at, job.due_at)
+                    return job
         return None
 
     def _start_next(self, job: Job) -> None:
-        """Start a job that was enqueued; its time starts now."""
-        now, history = asyncio.get_running_loop().time(), job.history
-        history.times = times = now, min(now + job.ends_at - job.started_at, job.due_at)
+        """Report the start of a job that was enqueued, and start it."""
         if self._on_wait is not None:
-            self._on_wait(job, history, times)
-        self.start(job, history)
+            self._on_wait(job, job.history, job.history.times)
+        self.start(job, job.history)
 
 
 def report_wait(pool: object, job: Job, history: StageHistory, times: tuple[float, float] | None) -> None:
@@ -120,7 +124,8 @@ def report_wait(pool: object, job: Job, history: StageHistory, times: tuple[floa
         pool: The threads that the job waits for.
         job: The job.
         history: The job's history.
-        times: The job's new start and end once a thread has taken its call; None when the wait starts.
+        times: The job's new start and end, once a thread has taken its call or it has been taken from the
+            local queue; None when a wait for a thread starts.
     """
     watcher = job.watcher
     if watcher is None:

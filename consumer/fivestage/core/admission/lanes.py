@@ -74,7 +74,7 @@ class LaneQueues(Generic[T]):
         longest since it was last served or got its first waiting item. The oldest item of that lane is next.
 
         Args:
-            running: How many slots each lane uses; 0 for a lane not named.
+            running: How many slots each lane uses or waits for in the executor; 0 for a lane not named.
         """
         if not self._size:
             return None

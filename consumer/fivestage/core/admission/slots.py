@@ -22,8 +22,8 @@ T = TypeVar("T")
 HAND_OVER_S: Final = 0.008
 """Seconds, in a busy process, from the end of a query in the executor until a next one runs that the bus loop
 starts."""
-MAX_AHEAD: Final = 16
-"""The most queries that are ready ahead of a free slot."""
+MAX_ENQUEUED: Final = 16
+"""The most queries that wait in the executor."""
 MAX_HELD_BYTES = 64 * 1024 * 1024
 """Bytes of unacknowledged events at which no more queries start, and of these and received records together
 at which the poller stops. Running queries go on."""
@@ -68,8 +68,8 @@ class Slots(Generic[T]):
     """
 
     __slots__ = (
-        "_limiter", "_max_held_bytes", "_mean_s", "_queues", "_running", "ahead", "held_bytes", "input_bytes",
-        "running",
+        "_limiter", "_max_held_bytes", "_mean_s", "_queues", "_running", "enqueued", "held_bytes",
+        "input_bytes", "running",
     )  # fmt: skip
 
     def __init__(
@@ -83,9 +83,9 @@ class Slots(Generic[T]):
         """Bytes of received records that are not answered, rejected or dropped yet."""
         self._queues: LaneQueues[T] = LaneQueues(shares)
         self._running: Counter[str] = Counter()
-        """How many run in each lane, or are ahead."""
+        """How many run in each lane, or wait in the executor."""
         self.running = 0
-        self.ahead = 0
+        self.enqueued = 0
         """Queries in the executor that wait there for the next slot."""
         self._mean_s = inf
         """How long queries run; infinite before the first has ended."""
@@ -104,9 +104,14 @@ class Slots(Generic[T]):
         return len(self._queues)
 
     @property
+    def is_contended(self) -> bool:
+        """Whether queries wait for a slot, here or in the executor."""
+        return bool(self._queues or self.enqueued)
+
+    @property
     def is_free(self) -> bool:
         """Whether a query may start now: a slot is free, no query waits, and bytes are left."""
-        return not (self._queues or self.ahead) and self.may_run
+        return not (self._queues or self.enqueued) and self.may_run
 
     @property
     def has_memory(self) -> bool:
@@ -119,28 +124,28 @@ class Slots(Generic[T]):
         return self.running < self._limiter.limit and self.held_bytes < self._max_held_bytes
 
     @property
-    def most_ahead(self) -> int:
+    def most_enqueued(self) -> int:
         """How many may wait in the executor: as many as usually end while the bus loop starts one."""
         ending = self.limit * HAND_OVER_S / max(self._mean_s, HAND_OVER_S)
-        return min(self.limit // 2, MAX_AHEAD, round(ending))
+        return min(self.limit // 2, MAX_ENQUEUED, round(ending))
 
     @property
-    def may_be_ahead(self) -> bool:
-        """Whether a query may be handed to the executor ahead of a free slot."""
+    def may_enqueue(self) -> bool:
+        """Whether a query may be handed to the executor before a slot is free."""
         fits = self.running <= self.limit and self.held_bytes < self._max_held_bytes
-        return fits and self.ahead < self.most_ahead
+        return fits and self.enqueued < self.most_enqueued
 
     def wait(self, lane: str, item: T) -> None:
         """Append an item to the queue of its lane."""
         self._queues.put(lane, item)
 
-    def next(self, *, ahead: bool = False) -> T | None:
+    def next(self, *, or_enqueue: bool = False) -> T | None:
         """Remove and return the item that may run now; None when none waits or none may start.
 
         Args:
-            ahead: Whether one may be returned that is only the next to run: see ``most_ahead``.
+            or_enqueue: Whether to return one for which no slot is free, but which may wait in the executor.
         """
-        if not (self._queues and (self.may_run or (ahead and self.may_be_ahead))):
+        if not (self._queues and (self.may_run or (or_enqueue and self.may_enqueue))):
             return None
         found = self._queues.take(self._running)
         return None if found is None else found[1]
@@ -176,12 +181,12 @@ class Slots(Generic[T]):
 
     def reserve(self, lane: str) -> None:
         """Count a query that waits in the executor for the next slot."""
-        self.ahead += 1
+        self.enqueued += 1
         self._running[lane] += 1
 
     def withdraw(self, lane: str) -> None:
         """Count a query no more that has waited in the executor."""
-        self.ahead -= 1
+        self.enqueued -= 1
         self.running += 1
         self.release(lane)
 
@@ -212,6 +217,6 @@ class Slots(Generic[T]):
             latency_s=duration_s,
             started_among=started_among,
             running=self.running,
-            waiting=bool(self._queues or self.ahead),
+            waiting=bool(self._queues or self.enqueued),
             dropped=dropped,
         )

@@ -56,7 +56,8 @@ class Envelope(NamedTuple):
     started_at: float = 0.0
     """Monotonic seconds."""
     queue_s: float = 0.0
-    """Seconds from the record's timestamp to the start, 0 if the clocks disagree; plus waits for threads."""
+    """Seconds from the record's timestamp to the start, 0 if the clocks disagree; plus waits in the
+    executor."""
 
     def after_wait(self, waited_s: float) -> Envelope:
         """A copy for a query that has waited in the executor: its start moves by the wait."""
