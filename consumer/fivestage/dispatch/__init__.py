@@ -6,6 +6,7 @@
   ``queue_deadlines`` watches the deadlines of queries that wait
 - ``active_jobs`` owns the queries that run, ``enqueued_jobs`` those that wait in the executor for a slot;
   ``watchdog`` finds overdue and blocked ones, ``learner`` learns from their outcomes
+- ``drains`` leaves partitions to their next readers
 - ``rejections`` defers the events of rejected queries; ``events`` writes all events, ``publisher`` hands them
   to the sink and finishes the record, ``progress`` counts the records in flight
 - ``build`` makes the poller, the dispatcher and their parts

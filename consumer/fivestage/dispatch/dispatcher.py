@@ -14,6 +14,7 @@ from fivestage.core.records import CorruptRecord, Record
 from fivestage.core.rejection_cause import EXPIRED, STALLED_TWICE
 from fivestage.core.time_slice import TimeSlice
 from fivestage.dispatch.active_jobs import ActiveJobs
+from fivestage.dispatch.drains import Drains
 from fivestage.dispatch.in_flight import NO_BUDGET, InFlightQuery, partition_of
 from fivestage.dispatch.key_lines import KeyLines
 from fivestage.dispatch.progress import Progress
@@ -75,8 +76,6 @@ class Dispatcher:
         self._poison_pills = PoisonPills()
         self._deadlines = QueueDeadlines(self._expire)
         self._is_fill_scheduled = False
-        self._full_drains = 0
-        """Running drains of all partitions; these include partitions assigned during the drain."""
         self.key_lines = KeyLines(self._admit, enabled=by_key)
         """Records that wait behind an earlier one of their key."""
         self.rejections = Rejections(self._publish_rejection)
@@ -93,6 +92,7 @@ class Dispatcher:
         )
         """Queries that run, or wait in the executor for a slot or a thread."""
         self.progress = Progress()
+        self._drains = Drains(ledger, slots, self.active, self.key_lines, self.progress)
         self._publisher = Publisher(sink, slots, self.progress, on_memory_freed=self._fill)
 
     def __repr__(self) -> str:
@@ -137,9 +137,9 @@ class Dispatcher:
     def _admit(self, query: InFlightQuery, now: float) -> None:
         """Start a query, reject it, or let it wait for a slot."""
         if query.offsets.closed:  # revoked while it waited behind its key
-            self._drop(query)
-        elif self._is_left_behind(query):
-            self._put_back(query)
+            self._drains.drop(query)
+        elif self._drains.is_left_behind(query):
+            self._drains.put_back(query)
         elif query.unreadable is not None:
             query.offsets.reach(query.record.offset)
             wall_now = self._screening.wall_clock()
@@ -160,7 +160,7 @@ class Dispatcher:
             self.slots.remove(query.lane, query)
             query.is_waiting = False
             self._reject(query, EXPIRED, now)
-        elif not (query.offsets.closed or self._is_left_behind(query)):  # else dropped in its turn
+        elif not (query.offsets.closed or self._drains.is_left_behind(query)):  # else dropped in its turn
             self.key_lines.stop_waiting(query)
             self._reject(query, EXPIRED, now)
 
@@ -194,7 +194,7 @@ class Dispatcher:
         query.is_waiting = False
         self.learned.pressure.note_wait(now, due=query.budget.due_at is not None)
         if query.offsets.closed:  # revoked while it waited
-            self._drop(query)
+            self._drains.drop(query)
         elif (cause := self._start(query, now)) is not None:
             self._reject(query, cause, now)
 
@@ -202,7 +202,7 @@ class Dispatcher:
         """Start a query that has waited in the executor, unless its partition was revoked meanwhile."""
         if job.origin.offsets.closed:
             self.active.drop_dequeued(job)
-            self._drop(job.origin)
+            self._drains.drop(job.origin)
         else:
             self.active.start_dequeued(job)
 
@@ -267,57 +267,6 @@ class Dispatcher:
         if not query.in_line:
             self.key_lines.leave(query)
 
-    # Leaving partitions
-
     async def drain(self, timeout_s: float, keys: frozenset[PartitionKey] | None = None) -> bool:
-        """Wait until all records in flight, or those of the partitions *keys*, are finished.
-
-        Queries that have not started are put back for the next reader, unless a later record of their
-        partition was started, rejected or answered; those that wait in the executor count as started until
-        *timeout_s* is over. Afterwards nothing starts in these partitions until they
-        are assigned again.
-
-        Returns:
-            Whether all records were finished or put back within *timeout_s*.
-        """
-        drained = [offsets for key, offsets in self._ledger.partitions.items() if keys is None or key in keys]
-        for offsets in drained:
-            offsets.leaving = True
-        self._full_drains += keys is None
-        self._put_back_waiting()
-        try:
-            return await self.progress.wait_until(lambda: not self._ledger.in_flight(keys), timeout_s)
-        finally:  # also when the client cancels the task that waits
-            self._full_drains -= keys is None
-            for offsets in drained if keys is not None else self._ledger.partitions.values():
-                offsets.drained = True
-            self._put_back_waiting()
-
-    def _put_back_waiting(self) -> None:
-        """Put back the queries that wait for a slot and that the drain leaves to the next reader."""
-        for job in self.active.enqueued.dequeue_if(lambda job: job.origin.offsets.drained):
-            self.active.drop_dequeued(job)
-            self._put_back(job.origin)
-        for query in self.slots.give_up(self._is_left_behind):
-            query.is_waiting = False
-            self._put_back(query)
-
-    def _is_left_behind(self, query: InFlightQuery) -> bool:
-        """Return whether a drain leaves a query that has not started to the partition's next reader."""
-        offsets = query.offsets
-        if offsets.drained:
-            return True
-        if query.record.offset < offsets.reached:  # the next reader would repeat later records
-            return False
-        return offsets.leaving or self._full_drains > 0
-
-    def _put_back(self, query: InFlightQuery) -> None:
-        if query.record.offset >= query.offsets.reached:  # else it stays in flight: the drain is incomplete
-            query.offsets.put_back()
-        self._drop(query)
-
-    def _drop(self, query: InFlightQuery) -> None:
-        """Drop a record that was put back, or whose partition was revoked."""
-        self.slots.input_bytes -= query.size
-        self.progress.finished()
-        self.key_lines.leave(query)
+        """See Drains."""
+        return await self._drains.drain(timeout_s, keys)
