@@ -238,6 +238,19 @@ async def test_a_deadline_is_watched_while_nothing_runs() -> None:
         assert str(bus.results()[1].status) == "expired"
 
 
+async def test_a_query_waits_for_memory_although_slots_are_free() -> None:
+    """A query that arrives while too much is unacknowledged starts after the acknowledgement."""
+    async with MemoryBus(pipeline()) as bus:
+        bus.sink.hold = True
+        bus.dispatcher.slots._max_held_bytes = 2000
+        await bus.ask("first")
+        bus.put(query("waits"))
+        await asyncio.sleep(1)
+        assert (bus.dispatcher.slots.running, bus.dispatcher.slots.waiting, len(bus.results())) == (0, 1, 1)
+        bus.sink.acknowledge()
+        await finish(bus, 2)
+
+
 async def test_offsets_commit_only_behind_acknowledged_events() -> None:
     """The committable position is the contiguous prefix of acknowledged records, whatever their order."""
     async with MemoryBus(pipeline()) as bus:
