@@ -34,6 +34,7 @@ NO_LIMITS = {
     "pipeline.total_timeout_ms": 60_000,
     **{f"pipeline.stage_timeouts_ms.{stage}": 60_000 for stage in StageType},
     "shutdown.drain_timeout_ms": 60_000,
+    "executor.stall_ms": 60_000,
 }
 """A worker process that waits for a core of this machine is not compared."""
 OF_FIVESTAGE = {"attempts"}
