@@ -33,7 +33,7 @@ class Fixture:
     """A bus whose node waits for the gate where the question says so."""
 
     def __init__(self) -> None:
-        self.gate, self.begun = threading.Event(), threading.Event()
+        self.gate, self.started = threading.Event(), threading.Event()
         app = Pipeline(builtins=False)
 
         @app.decision
@@ -47,7 +47,7 @@ class Fixture:
             while query.user_input == "waits" and not self.gate.is_set():
                 await asyncio.sleep(0.001)
             if query.user_input == "next":
-                self.begun.set()
+                self.started.set()
             return "the answer"
 
         limits = {"total_timeout_ms": 1000 * LONG_S, "stage_timeouts_ms": {"processing": 1000 * LONG_S}}
@@ -95,7 +95,7 @@ async def test_the_next_query_starts_while_the_bus_loop_is_busy(quick: Fixture) 
     """When a query completes, the executor starts one that waits there without the bus loop."""
     await quick.fill(["waits"] * SLOTS)
     quick.gate.set()
-    assert quick.begun.wait(LONG_S)  # the bus loop does not turn meanwhile
+    assert quick.started.wait(LONG_S)  # the bus loop does not turn meanwhile
     names = [f"first{number}" for number in range(SLOTS)] + [f"next{number}" for number in range(AHEAD)]
     assert await answered(quick.bus, names) == {"success"}
 

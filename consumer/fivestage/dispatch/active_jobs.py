@@ -190,7 +190,7 @@ class ActiveJobs:
         self._on_slot_free()
 
     def goes_on(self, job: Job, history: StageHistory, started_at: float, ends_at: float) -> None:
-        """Give a slot to a job whose call a thread has taken, even if none is free."""
+        """Give a slot, even if none is free, to a job that the executor has started or given a thread."""
         if job.ended or history is not job.history:
             return
         job.started_at, job.ends_at = started_at, ends_at  # before waits_since: see ends_after_wait

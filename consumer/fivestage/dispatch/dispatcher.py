@@ -168,7 +168,7 @@ class Dispatcher:
 
     def _fill(self) -> None:
         """Give free slots to waiting queries in the next pass of the loop: events are published first."""
-        if not self._is_fill_scheduled and (self.slots.waiting or self.slots.enqueued):
+        if self.slots.is_contended and not self._is_fill_scheduled:
             self._is_fill_scheduled = True
             asyncio.get_running_loop().call_soon(self._fill_slice)
 
@@ -176,12 +176,13 @@ class Dispatcher:
         """Start waiting queries for one time slice; stop when a running query is due to end."""
         self._is_fill_scheduled = False
         time_slice = TimeSlice(asyncio.get_running_loop().time)
+        can_enqueue = self._executor.local_queue is not None
         while time_slice.now < self.active.next_end_at:
             if self.slots.enqueued and self.slots.may_run:
                 if (job := self.active.enqueued.dequeue_oldest()) is None:
                     return  # the report of its start is on the way
                 self._start_dequeued(job)
-            elif (query := self.slots.next(or_enqueue=self._executor.local_queue is not None)) is None:
+            elif (query := self.slots.next(or_enqueue=can_enqueue)) is None:
                 return
             else:
                 self._start_waiting(query, time_slice.now)
@@ -259,7 +260,7 @@ class Dispatcher:
         self.rejections.add(query, now)
 
     def _publish_rejection(self, query: InFlightQuery) -> None:
-        if query.offsets.closed and not query.has_begun:  # there is no trace to end
+        if query.offsets.closed and not query.has_trace:  # there is no trace to end
             self.progress.finished()
         else:
             now, wall_now = asyncio.get_running_loop().time(), self._screening.wall_clock()

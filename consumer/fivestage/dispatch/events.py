@@ -66,7 +66,7 @@ class EventWriter:
 
     def rejection(self, query: InFlightQuery, now: float, wall_now: float) -> list[OutputRecord]:
         """Return the events of a query that was not started."""
-        if query.has_begun:  # it has waited in the executor
+        if query.has_trace:  # it has waited in the executor
             envelope, queue_s = query.envelope, query.queue_s
             query.envelope = envelope._replace(started_at=now, started_wall=wall_now, queue_s=queue_s)
         else:

@@ -93,8 +93,8 @@ class InFlightQuery:
         return f"<InFlightQuery {self.query_id} offset={self.record.offset}>"
 
     @property
-    def has_begun(self) -> bool:
-        """Whether its trace has begun, and ``envelope`` is set."""
+    def has_trace(self) -> bool:
+        """Whether ``trace`` and ``envelope`` are set."""
         return self.headers is NO_HEADERS
 
     def is_due(self, now: float) -> bool:

@@ -187,7 +187,7 @@ class Slots(Generic[T]):
     def withdraw(self, lane: str) -> None:
         """Count a query no more that has waited in the executor."""
         self.enqueued -= 1
-        self.running += 1
+        self.running += 1  # until its release, which counts the lane
         self.release(lane)
 
     def release(self, lane: str) -> None:
