@@ -116,7 +116,7 @@ class Written:
     def write(self, data: bytes) -> None:
         self.times.append((time.monotonic(), self.sender._next_at))
         for frame in Decoder().feed(data):
-            self.last[frame.head[1]] = messages.decode_offer(frame)[1].answer_json
+            self.last[frame.serial] = messages.decode_offer(frame)[1].answer_json
 
 
 def test_offers_are_written_at_most_every_5_ms() -> None:

@@ -30,7 +30,7 @@ class Place:
         self.mapped = mmap.mmap(self.memory, MEMORY_BYTES)
         self.ring = Ring(self.mapped, mmap.PAGESIZE, RING_BYTES)
         self.frames: list[Frame] = []
-        self.link.on_frame = self.frames.append
+        self.link.on_frames = self.frames.extend
         self.process = subprocess.Popen(["sleep", "60"])
 
     def spawn(self) -> None:
@@ -39,7 +39,7 @@ class Place:
 
     def write(self, size: int) -> None:
         """Write a whole frame with a blob of this size."""
-        frame = encode((messages.PONG,), bytes(size))
+        frame = encode(messages.PONG, 0, (), bytes(size))
         assert self.ring.write(frame) == len(frame)
 
     @property
@@ -60,13 +60,13 @@ async def place() -> AsyncIterator[Place]:
 
 
 async def test_nothing_is_read_before_there_is_a_process(place: Place) -> None:
-    """A worker that is quicker than the answer of the fork server is not ready before it."""
-    place.ring.write(encode((messages.HELLO,)))
+    """A worker that is quicker than the answer of the fork server is not heard before it."""
+    place.write(0)
     place.link.read()
-    assert not place.link.ready
+    assert place.frames == []
     place.spawn()
     place.link.read()
-    assert place.link.ready
+    assert place.sizes == [0]
 
 
 async def test_one_read_takes_all(place: Place) -> None:

@@ -20,7 +20,7 @@ from fivestage.pipeline.step_monitor import StepMonitor
 from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fivestage.core.stage_history import StageHistory
     from fivestage.executors.process.connection import WorkerLink
@@ -37,22 +37,19 @@ class Wire:
         self.pid = 7
         self.gone = False
         self.killed = False
-        self.on_frame: Callable[[Frame], None] = lambda _: None
-        self.on_caught_up: Callable[[], None] = lambda: None
+        self.on_frames: Callable[[Iterator[Frame]], None] = lambda _: None
         self.written: list[Any] = []
 
     def write(self, data: bytes) -> None:
-        self.written += [frame.head[0] for frame in Decoder().feed(data)]
+        self.written += [frame.kind for frame in Decoder().feed(data)]
 
-    def say(self, *head: object) -> None:
+    def say(self, kind: int, serial: int = 0, *values: object) -> None:
         """Deliver a frame."""
-        self.deliver(encode(head))
+        self.deliver(encode(kind, serial, values))
 
     def deliver(self, data: bytes) -> None:
         """Deliver frames that are read together."""
-        for frame in Decoder().feed(data):
-            self.on_frame(frame)
-        self.on_caught_up()
+        self.on_frames(Decoder().feed(data))
 
     def kill(self) -> None:
         self.killed = True

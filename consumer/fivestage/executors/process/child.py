@@ -192,10 +192,10 @@ class _Child:
         try:
             self._scope = self._loop.run_until_complete(self._orchestrator.resources.open(retries=True))
         except ResourceError as error:
-            self._outbox.send(encode((messages.NOT_OPEN, str(error))))
+            self._outbox.send(encode(messages.NOT_OPEN, 0, (str(error),)))
             end()
         self._loop.add_reader(self._socket, self._read)
-        self._outbox.send(encode((messages.HELLO,)))
+        self._outbox.send(encode(messages.HELLO))
         while not self._quitting:  # a node may stop the loop, or raise SystemExit in a task: the loop goes on
             try:
                 self._loop.run_forever()
@@ -218,12 +218,13 @@ class _Child:
             self._loop.stop()
             return
         for frame in self._decoder.feed(data):
-            self._handlers[frame.head[0]](frame)
+            self._handlers[frame.kind](frame)
 
     def _start(self, frame: Frame) -> None:
         history = Reporter(self._outbox, self._config.max_data_bytes)
-        job, history.serial = messages.decode_start(frame, self._config.plan, history, self._lanes)
-        self._jobs[history.serial] = job, history
+        history.serial = frame.serial
+        job = messages.decode_start(frame, self._config.plan, history, self._lanes)
+        self._jobs[frame.serial] = job, history
         history.on_offer = partial(self._offers.put, history.serial)
         if self._new_probes:
             self._probes[history.serial], self._new_probes = self._new_probes, ()
@@ -235,7 +236,7 @@ class _Child:
         self._report(history, completed=True)
 
     def _cancel(self, frame: Frame) -> None:
-        job, history = self._jobs.get(frame.head[1], (None, None))
+        job, history = self._jobs.get(frame.serial, (None, None))
         if job is not None and history is not None:
             history.closed = True
             self._host.cancel(job, history)
@@ -244,7 +245,7 @@ class _Child:
         self._new_probes = messages.apply_routing(frame, self._lanes)
 
     def _ping(self, _: Frame) -> None:
-        self._outbox.send(encode((messages.PONG,)))
+        self._outbox.send(encode(messages.PONG))
 
     def _quit(self, _: Frame) -> None:
         self._closing = self._loop.create_task(self._close())
@@ -266,7 +267,7 @@ class _Child:
         unused_probes = [
             name for name in self._probes.pop(history.serial, ()) if job.routing.take_probe(name)
         ]
-        self._outbox.send(encode((messages.DONE, history.serial, completed, unused_probes)))
+        self._outbox.send(encode(messages.DONE, history.serial, (completed, unused_probes)))
         if self._runs_on and not self._ticking:
             self._tick()
 
@@ -281,7 +282,7 @@ class _Child:
             assert history.waiting is not None  # noqa: S101 - that is what is reported
             self._outbox.send(messages.encode_waits(history.serial, history.waiting))
         else:  # sent with the next frame, which says that the stage runs or has ended
-            self._outbox.hold(encode((messages.GOES_ON, history.serial, *times)), wakes=True)
+            self._outbox.hold(encode(messages.GOES_ON, history.serial, times), wakes=True)
 
     @property
     def _runs_on(self) -> bool:
@@ -294,7 +295,7 @@ class _Child:
         abandoned = orchestrator.threads.abandoned() + orchestrator.hedges.abandoned()
         if abandoned != self._abandoned:
             self._abandoned = abandoned
-            self._outbox.send(encode((messages.STATUS, [list(one) for one in abandoned])))
+            self._outbox.send(encode(messages.STATUS, 0, [list(one) for one in abandoned]))
         self._ticking = self._runs_on
         if self._ticking:
             self._loop.call_later(TICK_S, self._tick)

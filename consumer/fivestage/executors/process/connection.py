@@ -20,12 +20,11 @@ import structlog
 
 from fivestage.executors.process.frames import Decoder
 from fivestage.executors.process.loop_probe import read_location
-from fivestage.executors.process.messages import HELLO
 from fivestage.executors.process.ring import Ring
 from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from fivestage.executors.process.frames import Frame
 
@@ -62,10 +61,9 @@ class WorkerLink:
         self._child_ends: list[int] = []
         self.monitor = StepMonitor()
         """Shows whose code is executing; can still be read when the process has ended."""
-        self.on_frame: Callable[[Frame], None] = lambda _: None
-        """Called with each frame; may raise ValueError, TypeError or LookupError if the frame is invalid."""
-        self.on_caught_up: Callable[[], None] = lambda: None
-        """Called when all frames that were read are handled; may raise the same."""
+        self.on_frames: Callable[[Iterator[Frame]], None] = lambda _: None
+        """Called with the frames of each read. They may raise ValueError, and the function also TypeError or
+        LookupError, if they are invalid."""
         self.on_hello: Callable[[], None] = lambda: None
         """Called when the process is ready."""
         self.on_ready: Callable[[], None] = lambda: None
@@ -152,6 +150,12 @@ class WorkerLink:
         self.pid, self._pidfd, self.spawned_at = pid, pidfd, time.monotonic()
         if self._unsent:
             self._flush_soon()
+
+    def note_hello(self) -> None:
+        """Record that the process has reported that it is ready."""
+        self.ready = True
+        self.on_hello()
+        self.on_ready()
 
     def kill(self) -> None:
         """Kill the process, or make sure that it is not started. Harmless when it has ended."""
@@ -255,22 +259,10 @@ class WorkerLink:
         if self.pid is None or self._at_end or self._ring is None:
             return
         try:
-            self._handle(self._ring.read(READ_BYTES))
+            self.on_frames(self._decoder.feed(self._ring.read(READ_BYTES)))
         except (ValueError, TypeError, LookupError) as error:
             log.warning("worker sent invalid data", pid=self.pid, error_type=type(error).__name__)
             self._end()
-
-    def _handle(self, data: bytes) -> None:
-        try:
-            for frame in self._decoder.feed(data):
-                if frame.head[0] == HELLO:
-                    self.ready = True
-                    self.on_hello()
-                    self.on_ready()
-                else:
-                    self.on_frame(frame)
-        finally:
-            self.on_caught_up()
 
     def _end(self) -> None:
         """Stop reading and kill the process, if it still runs."""

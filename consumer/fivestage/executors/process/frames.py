@@ -1,37 +1,65 @@
 """Encodes and decodes the frames between the bus and its worker processes. Pure.
 
-A frame is a head, which is a short JSON array, and a blob. The data of stages is JSON already; it is sent in
-the blob unchanged, so that the bus neither parses nor escapes it.
+A frame has a kind, the number of what it is about, values as a JSON array, and a blob. The data of stages is
+JSON already; it is sent in the blob unchanged, so that the bus neither parses nor escapes it.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MAX_HEAD_BYTES: Final = 1 << 24
+MAX_JSON_BYTES: Final = 1 << 24
 MAX_BLOB_BYTES: Final = 1 << 30
 MAX_PACKET_BYTES: Final = 1 << 17
 """The largest message to or from the fork server, whose socket preserves message boundaries."""
-_SIZES: Final = struct.Struct("<II")
+_HEADER: Final = struct.Struct("<BQII")
+"""The kind, the serial number, and the sizes of values and blob."""
+_HEADER_BYTES: Final = 17
 
 
-class Frame(NamedTuple):
-    """One message."""
+class Frame:
+    """One message.
 
-    head: list[Any]
-    blob: bytes = b""
+    Args:
+        kind: See messages.py.
+        serial: The number of the stage history that it is about; 0 if it is about none.
+        json: The values, as a JSON array; empty if there are none.
+        blob: Bytes that are only passed on.
+    """
+
+    __slots__ = ("_json", "blob", "kind", "serial")
+
+    def __init__(self, kind: int, serial: int, json: bytes, blob: bytes) -> None:
+        self.kind = kind
+        self.serial = serial
+        self._json = json
+        self.blob = blob
+
+    def __repr__(self) -> str:
+        return f"<Frame {self.kind} {self.serial} {len(self._json)} + {len(self.blob)} bytes>"
+
+    @property
+    def values(self) -> list[Any]:
+        """The values; parsed at each call, as those of most starts are never asked for.
+
+        Raises:
+            ValueError, TypeError: these are no values.
+        """
+        values: list[Any] = orjson.loads(self._json) if self._json else []
+        return values
 
 
-def encode(head: Sequence[Any], *blobs: bytes) -> bytes:
-    """Encode one frame, whose blob is all *blobs* joined."""
-    text = dump(head)
-    return b"".join((_SIZES.pack(len(text), sum(map(len, blobs))), text, *blobs))
+def encode(kind: int, serial: int = 0, values: Sequence[Any] = (), blob: bytes = b"") -> bytes:
+    """Encode one frame."""
+    json = dump(values) if values else b""
+    header: bytes = _HEADER.pack(kind, serial, len(json), len(blob))
+    return b"".join((header, json, blob))
 
 
 def dump(values: Sequence[Any]) -> bytes:
@@ -53,7 +81,7 @@ class Decoder:
     def __repr__(self) -> str:
         return f"<Decoder {len(self._rest)} bytes of the next frame>"
 
-    def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
+    def feed(self, data: bytes) -> Iterator[Frame]:
         """Yield the frames that *data* completes; the caller must exhaust them.
 
         Raises:
@@ -65,19 +93,17 @@ class Decoder:
                 return
             data = bytes(self._rest)
             self._rest.clear()
-        view = data if isinstance(data, memoryview) else memoryview(data)
-        start, available = 0, len(view)
-        while available - start >= _SIZES.size:
-            head, blob = _SIZES.unpack_from(view, start)
-            blob_start = start + _SIZES.size + head
-            end = blob_start + blob
+        start, available = 0, len(data)
+        while available - start >= _HEADER_BYTES:
+            kind, serial, json_size, blob_size = _HEADER.unpack_from(data, start)
+            blob_start: int = start + _HEADER_BYTES + json_size
+            end: int = blob_start + blob_size
             if end > available:
                 break
-            values = orjson.loads(view[start + _SIZES.size : blob_start])
-            yield Frame(values, bytes(view[blob_start:end]) if blob else b"")
+            yield Frame(kind, serial, data[start + _HEADER_BYTES : blob_start], data[blob_start:end])
             start = end
         if start < available:
-            self._rest += view[start:]
+            self._rest += data[start:]
             _is_whole(self._rest)
 
 
@@ -87,12 +113,12 @@ def _is_whole(rest: bytearray) -> bool:
     Raises:
         ValueError: it does not start with a frame.
     """
-    if len(rest) < _SIZES.size:
+    if len(rest) < _HEADER_BYTES:
         return False
-    head, blob = _SIZES.unpack_from(rest)
-    if head > MAX_HEAD_BYTES or blob > MAX_BLOB_BYTES:
+    _, _, json_size, blob_size = _HEADER.unpack_from(rest)
+    if json_size > MAX_JSON_BYTES or blob_size > MAX_BLOB_BYTES:
         raise ValueError("no frame: too large")
-    return len(rest) >= _SIZES.size + int(head) + int(blob)
+    return len(rest) >= _HEADER_BYTES + int(json_size) + int(blob_size)
 
 
 class BlobReader:

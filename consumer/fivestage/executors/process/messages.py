@@ -1,13 +1,12 @@
 """Messages between the bus and its worker processes. Pure: the transport is in connection.py and reporter.py.
 
-The head of a frame starts with the kind of message. A stage history is named by a *serial* number, which the
-bus gives it when it starts the job.
+A stage history is named by a *serial* number, which the bus gives it when it starts the job.
 """
 
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -18,7 +17,7 @@ from fivestage.core.plan import Plan, StageSpec
 from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting, wants_trial
 from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
 from fivestage.core.trace_context import TraceContext
-from fivestage.executors.process.frames import BlobReader, Frame, dump, encode
+from fivestage.executors.process.frames import BlobReader, Frame, encode
 from fivestage.pipeline.context import Query
 from fivestage_schemas import Outcome, StageType
 
@@ -26,25 +25,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 # To the worker
-START: Final = "start"
-CANCEL: Final = "cancel"
-ROUTING: Final = "routing"
-PING: Final = "ping"
-QUIT: Final = "quit"
-# To the bus
-HELLO: Final = "hello"
-NOT_OPEN: Final = "not_open"
-RUNNING: Final = "running"
-WAITS: Final = "waits"
-GOES_ON: Final = "goes_on"
-FINISHED: Final = "finished"
-FAILED_OVER: Final = "failed_over"
-HEDGE: Final = "hedge"
-DROPPED: Final = "dropped"
-OFFER: Final = "offer"
-DONE: Final = "done"
-STATUS: Final = "status"
-PONG: Final = "pong"
+START: Final = 1
+CANCEL: Final = 2
+ROUTING: Final = 3
+PING: Final = 4
+QUIT: Final = 5
+# To the bus, about a job
+RUNNING: Final = 11
+FINISHED: Final = 12
+DONE: Final = 13
+OFFER: Final = 14
+WAITS: Final = 15
+GOES_ON: Final = 16
+FAILED_OVER: Final = 17
+HEDGE: Final = 18
+DROPPED: Final = 19
+LAST_ABOUT_A_JOB: Final = DROPPED
+# To the bus, about the process
+HELLO: Final = 21
+NOT_OPEN: Final = 22
+STATUS: Final = 23
+PONG: Final = 24
 
 MAX_LANES: Final = 256
 """How many lanes' routing a worker keeps; with more it drops them all, and the bus sends them again."""
@@ -62,26 +63,25 @@ def encode_start(job: Job, serial: int) -> bytes:
     query, history = job.query, job.history
     context = orjson.dumps(query.context) if query.context else b""
     offer = history.offer
-    ended = [*history.runs, *history.superseded]
+    data = [run.data_json or b"" for runs in (history.runs, history.superseded) for run in runs]
     return encode(
+        START,
+        serial,
         (
-            START, job.number, serial, query.query_id, query.user_input, query.lane,
-            job.started_at, job.ends_at, job.due_at if isfinite(job.due_at) else None,
-            history.attempt, len(context),
+            job.number, query.query_id, query.user_input, query.lane, job.started_at, job.ends_at,
+            job.due_at if isfinite(job.due_at) else None, history.attempt, len(context),
             [_values(run) for run in history.runs], [_values(run) for run in history.superseded],
             job.trace and list(job.trace), job.allow_partial,
             offer and [len(offer.answer_json), offer.confidence, offer.node],
         ),
-        context,
-        *(run.data_json or b"" for run in ended),
-        b"" if offer is None else offer.answer_json,
+        b"".join((context, *data, b"" if offer is None else offer.answer_json)),
     )  # fmt: skip
 
 
 def decode_start(
     frame: Frame, plan: Plan, history: StageHistory, lanes: Mapping[str, RoutingSnapshot]
-) -> tuple[Job, int]:
-    """Decode START; return the job and the serial number of *history*.
+) -> Job:
+    """Decode START.
 
     Args:
         frame: The message.
@@ -89,59 +89,58 @@ def decode_start(
         history: Becomes the job's; gets the stages that have ended before.
         lanes: The routing of each lane, as far as it has been sent.
     """
-    _, number, serial, query_id, user_input, lane, *times = frame.head[:10]
-    size, runs, superseded, trace, allow_partial, offer = frame.head[10:]
+    values = frame.values
+    number, query_id, user_input, lane, started_at, ends_at, due_at, history.attempt = values[:8]
+    size, runs, superseded, trace, allow_partial, offer = values[8:]
     reader = BlobReader(frame.blob)
     context = orjson.loads(reader.read(size) or b"") if size else {}
-    started_at, ends_at, due_at, history.attempt = times
-    history.runs = [_run(values, reader.read(values[_DATA]), plan) for values in runs]
-    history.superseded = [_run(values, reader.read(values[_DATA]), plan) for values in superseded]
+    history.runs = [_run(run, reader.read(run[_DATA]), plan) for run in runs]
+    history.superseded = [_run(run, reader.read(run[_DATA]), plan) for run in superseded]
     if offer is not None:
         history.offer = Offer(reader.read(offer[0]) or b"", *offer[1:])
     query, routing = Query(query_id, user_input, lane, context), lanes.get(lane)
     job = Job(query, plan, started_at=started_at, ends_at=ends_at, due_at=due_at, routing=routing)
     job.allow_partial = allow_partial
     job.number, job.history, job.trace = number, history, trace and TraceContext(*trace)
-    return job, serial
+    return job
 
 
 # Stages
 
 
-def encode_running(serial: int, stage: RunningStage, kind: str = RUNNING) -> bytes:
-    """RUNNING: a stage starts. HEDGE: a call starts beside the running one.
-
-    The values are in the blob: a start is rarely decoded, see ``ProcessWorker``.
-    """
-    times = stage.spec.sequence, stage.started_at, stage.granted_s
-    marks = stage.probe, stage.waited_s, stage.counted, stage.capped, stage.hedge
-    return encode((kind, serial), dump((*times, stage.node, stage.attempt, *marks)))
+def encode_running(serial: int, stage: RunningStage, kind: int = RUNNING) -> bytes:
+    """RUNNING: a stage starts. HEDGE: a call starts beside the running one."""
+    values = (
+        stage.spec.sequence, stage.started_at, stage.granted_s, stage.node, stage.attempt,
+        stage.probe, stage.waited_s, stage.counted, stage.capped, stage.hedge,
+    )  # fmt: skip
+    return encode(kind, serial, values)
 
 
 def encode_offer(serial: int, attempt: int, offer: Offer) -> bytes:
     """OFFER: the node that runs offers an answer."""
-    return encode((OFFER, serial, attempt, offer.confidence, offer.node), offer.answer_json)
+    return encode(OFFER, serial, (attempt, offer.confidence, offer.node), offer.answer_json)
 
 
 def decode_offer(frame: Frame) -> tuple[int, Offer]:
     """Decode OFFER: the attempt, and what it offers."""
-    _, _, attempt, confidence, node = frame.head
+    attempt, confidence, node = frame.values
     return attempt, Offer(frame.blob, confidence, node)
 
 
 def encode_waits(serial: int, waiting: RunningStage) -> bytes:
     """WAITS: the next stage's call waits for a thread."""
-    return encode((WAITS, serial, waiting.spec.sequence, waiting.node, waiting.attempt))
+    return encode(WAITS, serial, (waiting.spec.sequence, waiting.node, waiting.attempt))
 
 
 def decode_waits(frame: Frame, plan: Plan, now: float) -> RunningStage:
     """Decode WAITS."""
-    _, _, sequence, node, attempt = frame.head
+    sequence, node, attempt = frame.values
     return RunningStage(plan.stages[sequence], now, 0.0, node, attempt)
 
 
 def encode_finished(
-    kind: str, serial: int, run: StageRun, history: StageHistory, max_data_bytes: int
+    kind: int, serial: int, run: StageRun, history: StageHistory, max_data_bytes: int
 ) -> bytes:
     """FINISHED, FAILED_OVER or DROPPED: an attempt has ended; too large data has been left out already.
 
@@ -158,46 +157,71 @@ def encode_finished(
     size = len(answer)
     if size > max_data_bytes:
         answer = b""
-    head = kind, serial, len(history.superseded), size, len(answer), confidence, _values(run)
-    return encode(head, data, answer)
+    values = len(history.superseded), size, len(answer), confidence, _values(run)
+    return encode(kind, serial, values, data + answer if answer else data)
 
 
-class FinishedMessage(NamedTuple):
-    """A decoded FINISHED, FAILED_OVER or DROPPED."""
+class FinishedMessage:
+    """A decoded FINISHED, FAILED_OVER or DROPPED.
 
-    run: StageRun
-    superseded: int
-    """How many attempts before this one count as failed."""
-    answer_json: bytes
-    answer_bytes: int
-    """The size of the answer, even if it was left out."""
-    confidence: float | None
+    Args:
+        run: The attempt.
+        superseded: How many attempts before this one count as failed.
+        answer_json: The answer; empty if it was left out, or there is none.
+        answer_bytes: The size of the answer, even if it was left out.
+        confidence: Its confidence.
+    """
+
+    __slots__ = ("answer_bytes", "answer_json", "confidence", "run", "superseded")
+
+    def __init__(
+        self, run: StageRun, superseded: int, answer_json: bytes, answer_bytes: int, confidence: float | None
+    ) -> None:
+        self.run = run
+        self.superseded = superseded
+        self.answer_json = answer_json
+        self.answer_bytes = answer_bytes
+        self.confidence = confidence
+
+    def __repr__(self) -> str:
+        return f"<FinishedMessage {self.run} answer of {self.answer_bytes} bytes>"
 
 
 def decode_finished(frame: Frame, plan: Plan) -> FinishedMessage:
     """Decode FINISHED, FAILED_OVER or DROPPED."""
-    _, _, superseded, size, sent, confidence, values = frame.head
-    blob, data_size = frame.blob, values[_DATA]
+    superseded, size, sent, confidence, run = frame.values
+    blob, data_size = frame.blob, run[_DATA]
     data = None if data_size is None else blob[:data_size]
-    return FinishedMessage(_run(values, data, plan), superseded, blob[len(blob) - sent :], size, confidence)
+    return FinishedMessage(_run(run, data, plan), superseded, blob[len(blob) - sent :], size, confidence)
 
 
 def decode_running(frame: Frame, plan: Plan) -> RunningStage:
     """Decode RUNNING or HEDGE."""
-    sequence, *values = orjson.loads(frame.blob)
+    sequence, *values = frame.values
     return RunningStage(plan.stages[sequence], *values)
 
 
-def _values(run: StageRun) -> tuple[Any, ...]:
+def _values(run: StageRun) -> Sequence[Any]:
     size = None if run.data_json is None else len(run.data_json)
-    ended = run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt
-    times = run.started_at, run.duration_s, run.granted_s
-    marks = run.partial, run.counted, run.capped, run.keeps_offer, run.hedge, run.overtaken
-    return *ended, *times, run.probe, run.verdict, run.excused, run.waited_s, run.where, *marks
+    return (
+        run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt,
+        run.started_at, run.duration_s, run.granted_s, run.probe, run.verdict, run.excused, run.waited_s,
+        run.where, run.partial, run.counted, run.capped, run.keeps_offer, run.hedge, run.overtaken,
+    )  # fmt: skip
 
 
-def _run(values: Sequence[Any], data: bytes | None, plan: Plan) -> StageRun:
-    return StageRun(plan.stages[values[0]], _OUTCOMES[values[1]], data, *values[3:])
+def _run(values: list[Any], data: bytes | None, plan: Plan) -> StageRun:
+    # Each value by its name: compiled, ``*values`` would take seven times as long.
+    (
+        sequence, outcome, _, error, error_type, node, attempt,
+        started_at, duration_s, granted_s, probe, verdict, excused, waited_s,
+        where, partial, counted, capped, keeps_offer, hedge, overtaken,
+    ) = values  # fmt: skip
+    return StageRun(
+        plan.stages[sequence], _OUTCOMES[outcome], data, error, error_type, node, attempt,
+        started_at, duration_s, granted_s, probe, verdict, excused, waited_s,
+        where, partial, counted, capped, keeps_offer, hedge, overtaken,
+    )  # fmt: skip
 
 
 # Routing and plan
@@ -217,12 +241,13 @@ def encode_routing(
     }
     stages = [[*map(_finite, stage)] for stage in snapshot.stages]
     permits = list(probes), list(trials)
-    return encode((ROUTING, lane, stages, nodes, sorted(snapshot.stuck), *permits, snapshot.max_extra_load))
+    values = lane, stages, nodes, sorted(snapshot.stuck), *permits, snapshot.max_extra_load
+    return encode(ROUTING, 0, values)
 
 
 def apply_routing(frame: Frame, lanes: dict[str, RoutingSnapshot]) -> tuple[str, ...]:
     """Decode ROUTING into *lanes*; return the half-open nodes that may be called once."""
-    _, lane, stages, nodes, stuck, probes, trials, max_extra_load = frame.head
+    lane, stages, nodes, stuck, probes, trials, max_extra_load = frame.values
     limit_lanes(lanes, lane)
     parts = tuple(StageRouting(*stage) for stage in stages)
     known = lanes.setdefault(lane, RoutingSnapshot(parts))

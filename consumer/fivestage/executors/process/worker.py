@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import time
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
-from fivestage.core.adaptive.breaker import BreakerState
-from fivestage.core.offer import SentOffer
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import encode
-from fivestage.executors.task_host import report_wait
+from fivestage.executors.process.job_histories import JobHistories
 from fivestage.executors.worker import BLOCKED, ENDED, NOT_READY, RUNS_ON, LoopWorker
 from fivestage.pipeline.resource_manager import CLOSE_S
 from fivestage.pipeline.thread_pool import Abandoned
-from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fivestage.core.job import Job
-    from fivestage.core.stage_history import StageHistory
     from fivestage.executors.executor import OnFinished
     from fivestage.executors.process.connection import WorkerLink
     from fivestage.executors.process.frames import Frame
 
-_PROCESSING: Final = StageType.PROCESSING
 HELLO_S: Final = 5.0
 """Seconds that a forked process may take to be ready, besides the time for its resources."""
 FRESH_S: Final = 0.25
@@ -61,18 +55,12 @@ class ProcessWorker(LoopWorker):
     ) -> None:
         super().__init__(on_finished, link.monitor, stall_s)
         self.link = link
-        link.on_frame, link.on_caught_up = self._on_frame, self._apply_starts
-        self._left_out = left_out
+        self._histories = JobHistories(self.registry, self._on_frame, left_out)
+        link.on_frames = self._histories.receive
         self._run_on_s = run_on_s
         self._hello_s = hello_s
-        self._serials = count(1)
-        self._jobs: dict[int, tuple[Job, StageHistory]] = {}
-        """The jobs in the process, by the number that messages give to the history."""
-        self._serial_of: dict[StageHistory, int] = {}
         self._sent_routing: dict[str, tuple[Any, ...]] = {}
         """The routing that was last sent for each lane."""
-        self._starts: dict[int, Frame] = {}
-        """The frames of stages that have started since the last read, and not ended: most end before it."""
         self._in_threads: list[Abandoned] = []
         """Calls of ended jobs that still run in the process's threads, as it last reported."""
         self._quit_at: float | None = None
@@ -80,23 +68,6 @@ class ProcessWorker(LoopWorker):
         """Why the process could not open its resources."""
         self.on_error: Callable[[str], None] | None = None
         """Called with ``error``."""
-        self._job_handlers = {
-            messages.WAITS: self._on_waits,
-            messages.GOES_ON: self._on_goes_on,
-            messages.FINISHED: self._on_stage_finished,
-            messages.FAILED_OVER: self._on_failed_over,
-            messages.HEDGE: self._on_hedge,
-            messages.DROPPED: self._on_dropped,
-        }
-        """For messages about a job that has not ended or moved."""
-        self._about_jobs = {*self._job_handlers, messages.OFFER, messages.DONE}
-        self._handlers = {
-            messages.OFFER: self._on_offer,
-            messages.DONE: self._on_done,
-            messages.STATUS: self._on_status,
-            messages.PONG: lambda _: self._on_pong(),
-            messages.NOT_OPEN: self._on_not_open,
-        }
 
     def __repr__(self) -> str:
         return f"<ProcessWorker {self.link} {self.registry} {self.link.monitor}>"
@@ -104,18 +75,16 @@ class ProcessWorker(LoopWorker):
     def start(self, job: Job) -> None:
         """See Worker."""
         self.registry.add(job)
-        serial = next(self._serials)
-        self._jobs[serial] = job, job.history
-        self._serial_of[job.history] = serial
+        serial = self._histories.add(job)
         self._send_routing(job)
         self.link.write(messages.encode_start(job, serial))
 
     def cancel(self, job: Job) -> None:
         """See Worker."""
         self.registry.leave(job, time.monotonic())
-        serial = self._serial_of.get(job.history)
+        serial = self._histories.serial_of(job.history)
         if serial is not None:
-            self.link.write(encode((messages.CANCEL, serial)))
+            self.link.write(encode(messages.CANCEL, serial))
 
     def refresh(self) -> None:
         """See Worker."""
@@ -145,7 +114,7 @@ class ProcessWorker(LoopWorker):
             link.request_location()  # the answer has time to arrive until the stall is certain
         if self._pinged_at is None and (self.registry or self.registry.left or self._in_threads):
             self._pinged_at = now
-            link.write(encode((messages.PING,)))
+            link.write(encode(messages.PING))
         return why
 
     @property
@@ -169,7 +138,7 @@ class ProcessWorker(LoopWorker):
             return
         if self._quit_at is None:
             self._quit_at = now
-            self.link.write(encode((messages.QUIT,)))
+            self.link.write(encode(messages.QUIT))
         if now - self._quit_at > (QUIT_S if self._pinged_at is None else ANSWER_S):
             self.link.kill()
 
@@ -200,83 +169,19 @@ class ProcessWorker(LoopWorker):
         number, _ = self.link.monitor.seen()
         return self.registry.abandoned(number, self.thread) + in_threads
 
-    # Messages from the process
-
     def _on_frame(self, frame: Frame) -> None:
-        kind = frame.head[0]
-        if kind == messages.RUNNING:
-            self._starts[frame.head[1]] = frame
-            return
-        if self._starts and kind in self._about_jobs:
-            start = self._starts.pop(frame.head[1], None)
-            if start is not None and kind != messages.FINISHED:
-                self._apply(start)
-        if kind in self._job_handlers:
-            job, history = self._jobs[frame.head[1]]
-            if not history.closed:
-                self._job_handlers[kind](frame, job, history)
+        """Handle a frame about the process."""
+        if frame.kind == messages.PONG:
+            self._on_pong()
+        elif frame.kind == messages.HELLO:
+            self.link.note_hello()
+        elif frame.kind == messages.STATUS:
+            self._in_threads = [
+                Abandoned(name, since, thread and tuple(thread)) for name, since, thread in frame.values
+            ]
+        elif frame.kind == messages.NOT_OPEN:
+            (self.error,) = frame.values
+            if self.on_error is not None:
+                self.on_error(self.error)
         else:
-            self._handlers[kind](frame)
-
-    def _apply_starts(self) -> None:
-        """Enter the stages that have started and not ended."""
-        while self._starts:
-            self._apply(self._starts.popitem()[1])
-
-    def _apply(self, start: Frame) -> None:
-        job, history = self._jobs[start.head[1]]
-        if not history.closed:
-            history.start(messages.decode_running(start, job.plan))
-
-    def _on_waits(self, frame: Frame, job: Job, history: StageHistory) -> None:
-        history.waiting = messages.decode_waits(frame, job.plan, time.monotonic())
-        report_wait(self, job, history, None)
-
-    def _on_goes_on(self, frame: Frame, job: Job, history: StageHistory) -> None:
-        _, _, started_at, ends_at = frame.head
-        report_wait(self, job, history, (started_at, ends_at))
-
-    def _on_stage_finished(self, frame: Frame, job: Job, history: StageHistory) -> None:
-        finished = messages.decode_finished(frame, job.plan)
-        del history.superseded[finished.superseded :]
-        if finished.answer_bytes:
-            history.confidence = finished.confidence
-            history.answer_json = finished.answer_json or self._left_out
-        history.finish(finished.run)
-
-    def _on_failed_over(self, frame: Frame, job: Job, history: StageHistory) -> None:
-        history.fail_over(messages.decode_finished(frame, job.plan).run)
-
-    def _on_hedge(self, frame: Frame, job: Job, history: StageHistory) -> None:
-        history.start_hedge(messages.decode_running(frame, job.plan))
-
-    def _on_dropped(self, frame: Frame, job: Job, history: StageHistory) -> None:
-        history.drop(messages.decode_finished(frame, job.plan).run)
-
-    def _on_offer(self, frame: Frame) -> None:
-        """Keep what the running call of a node offers; a call that is not waited for may offer more."""
-        attempt, offer = messages.decode_offer(frame)
-        _, history = self._jobs.get(frame.head[1], (None, None))
-        if history is None or history.closed:
-            return
-        for running in (history.running, history.hedge):
-            if running is not None and running.spec.stage_type is _PROCESSING and running.attempt == attempt:
-                running.offers = SentOffer(offer)
-
-    def _on_done(self, frame: Frame) -> None:
-        _, serial, completed, unused_probes = frame.head
-        job, history = self._jobs.pop(serial)
-        del self._serial_of[history]
-        for name in unused_probes:
-            if job.routing.node(name).state is BreakerState.HALF_OPEN:
-                job.routing.probes[name] = True
-        self.registry.done(job, history, completed)
-
-    def _on_status(self, frame: Frame) -> None:
-        calls = frame.head[1]
-        self._in_threads = [Abandoned(name, since, thread and tuple(thread)) for name, since, thread in calls]
-
-    def _on_not_open(self, frame: Frame) -> None:
-        self.error = frame.head[1]
-        if self.on_error is not None:
-            self.on_error(frame.head[1])
+            raise ValueError("no kind of frame")
