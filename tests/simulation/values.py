@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
-from fivestage.core.stage_history import StageRun
+from fivestage.core.stage_run import StageRun
 
 from .endings import CRITICAL, STAGES
 from .questions import answer_to, data_of

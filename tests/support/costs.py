@@ -22,7 +22,8 @@ from fivestage.core.ledger import PartitionOffsets
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
 from fivestage.core.records import PlainRecord
-from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
+from fivestage.core.stage_history import StageHistory
+from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage.executors import ThreadExecutor
 from fivestage.observability.metrics import Metrics
 from fivestage.observability.sampling import EarlySampling

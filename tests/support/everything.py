@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from fivestage import Orchestrator, Pipeline
 from fivestage.core.ledger import PartitionKey
 from fivestage.core.records import CorruptRecord, Output, PlainRecord
-from fivestage.core.stage_history import RunningStage, StageRun
+from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage.executors import InlineExecutor
 from fivestage.observability.tracing import Tracing
 from fivestage.settings import Settings

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fivestage import Plan
     from fivestage.core.routing_snapshot import RoutingSnapshot
-    from fivestage.core.stage_history import StageRun
+    from fivestage.core.stage_run import StageRun
     from fivestage.executors import Executor
 
 LIMIT_S = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from fivestage.core.stage_history import RunningStage, StageRun
+from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from fivestage.core.observer import Observer
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA, Output
-from fivestage.core.stage_history import StageHistory, StageRun
+from fivestage.core.stage_history import StageHistory
+from fivestage.core.stage_run import StageRun
 from fivestage.observability.query_trace import Ending
 from fivestage.testing import VirtualTimeLoop
 from fivestage.testing.memory import TOPIC

@@ -12,7 +12,7 @@ import pytest
 
 from fivestage.core.admission.thread_queues import PATIENCE
 from fivestage.core.job import Job
-from fivestage.core.stage_history import StageRun
+from fivestage.core.stage_run import StageRun
 from fivestage.dispatch.active_jobs import SWEEP_AT
 from fivestage.executors import InlineExecutor
 from fivestage.pipeline.orchestrator import Orchestrator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage.core.records import Output
-from fivestage.core.stage_history import StageRun
+from fivestage.core.stage_run import StageRun
 from fivestage.executors import InlineExecutor
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.settings import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fivestage import Plan, Query
 from fivestage.core.job import Job
-from fivestage.core.stage_history import RunningStage
+from fivestage.core.stage_run import RunningStage
 from fivestage.executors.job_registry import JobRegistry
 
 PLAN = Plan.of()

@@ -16,7 +16,7 @@ from fivestage.core.codec.event_json import Envelope
 from fivestage.core.outcome import QueryOutcome
 from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA
-from fivestage.core.stage_history import StageRun
+from fivestage.core.stage_run import StageRun
 from fivestage.observability.control_log import EVENTS
 from fivestage.observability.exposition import render
 from fivestage.observability.gauges import add_gauges

@@ -10,7 +10,7 @@ from fivestage import Query
 from fivestage.core.job import Job
 from fivestage.core.offer import Offer
 from fivestage.core.plan import Plan
-from fivestage.core.stage_history import RunningStage, StageRun
+from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import Decoder, Frame, encode
 from fivestage.executors.process.reporter import Outbox, Reporter

@@ -9,7 +9,8 @@ import pytest
 
 from fivestage import Orchestrator, Pipeline, Plan, Query, StageContext
 from fivestage.core.job import Job
-from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
+from fivestage.core.stage_history import StageHistory
+from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage_schemas import Outcome
 
 BIG = 2**100

@@ -13,7 +13,7 @@ from fivestage import Orchestrator, Pipeline, Plan, Query
 from fivestage.core.job import Job
 from fivestage.core.observer import Observer
 from fivestage.core.outcome import conclude
-from fivestage.core.stage_history import RunningStage, StageRun
+from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage.core.trace_context import TraceContext
 from fivestage.dispatch.watchdog import OVERDUE_CPU_S, OVERDUE_S, Watchdog
 from fivestage.executors import TICK_S

@@ -19,7 +19,7 @@ from fivestage.core.codec.event_json import Envelope
 from fivestage.core.outcome import QueryOutcome
 from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA, Output
-from fivestage.core.stage_history import StageRun
+from fivestage.core.stage_run import StageRun
 from fivestage.core.time_slice import SLICE_S
 from fivestage.core.trace_context import SEND, call_number, span_id_of
 from fivestage.observability.query_spans import SpanMaker

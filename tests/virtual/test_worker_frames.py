@@ -13,9 +13,11 @@ from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.job import Job
 from fivestage.core.offer import Offer
 from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting
-from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
+from fivestage.core.stage_history import StageHistory
+from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import MAX_BLOB_BYTES, BlobReader, Decoder, Frame, encode
+from fivestage.executors.process.routing_messages import MAX_LANES, apply_routing, encode_routing
 from fivestage_schemas import Outcome, StageType
 from support.fields import fields
 
@@ -223,9 +225,7 @@ def routing(state: BreakerState = BreakerState.HALF_OPEN) -> RoutingSnapshot:
 def test_a_routing_snapshot_arrives() -> None:
     """A routing snapshot arrives whole; infinity, which JSON lacks, as a huge number."""
     lanes: dict[str, RoutingSnapshot] = {}
-    assert messages.apply_routing(frame_of(messages.encode_routing("lane", routing(), ["node"])), lanes) == (
-        "node",
-    )
+    assert apply_routing(frame_of(encode_routing("lane", routing(), ["node"])), lanes) == ("node",)
     lane = lanes["lane"]
     assert lane.stages[0] == StageRouting(PLAN.stages[0].limit_s, 0.1, 1e300, 0.2)
     assert lane.nodes == {"node": NodeRouting(BreakerState.HALF_OPEN, 0.5, 1e300), "unknown": NodeRouting()}
@@ -236,11 +236,11 @@ def test_a_routing_snapshot_arrives() -> None:
 def test_running_jobs_see_updates_of_the_routing_snapshot() -> None:
     """Running jobs see updates of the snapshot; a permit is kept only while its node is half open."""
     lanes: dict[str, RoutingSnapshot] = {}
-    messages.apply_routing(frame_of(messages.encode_routing("lane", routing(), ["node"])), lanes)
+    apply_routing(frame_of(encode_routing("lane", routing(), ["node"])), lanes)
     known = lanes["lane"]
-    messages.apply_routing(frame_of(messages.encode_routing("lane", routing(), [])), lanes)
+    apply_routing(frame_of(encode_routing("lane", routing(), [])), lanes)
     assert known.probes == {"node": True}
-    messages.apply_routing(frame_of(messages.encode_routing("lane", routing(BreakerState.CLOSED), [])), lanes)
+    apply_routing(frame_of(encode_routing("lane", routing(BreakerState.CLOSED), [])), lanes)
     assert known.probes == {}
     assert lanes == {"lane": known}
 
@@ -249,27 +249,20 @@ def test_permits_for_trials_arrive() -> None:
     """Permits for trials are kept only while their node is passed over, apart from the probes."""
     lanes: dict[str, RoutingSnapshot] = {}
     known = routing(BreakerState.OPEN)
-    assert (
-        messages.apply_routing(
-            frame_of(messages.encode_routing("lane", known, [], ["node", "unknown"])), lanes
-        )
-        == ()
-    )
+    assert apply_routing(frame_of(encode_routing("lane", known, [], ["node", "unknown"])), lanes) == ()
     assert lanes["lane"].trials == {"node": True}
-    messages.apply_routing(frame_of(messages.encode_routing("lane", known, [])), lanes)
+    apply_routing(frame_of(encode_routing("lane", known, [])), lanes)
     assert lanes["lane"].trials == {"node": True}
-    messages.apply_routing(
-        frame_of(messages.encode_routing("lane", routing(BreakerState.HALF_OPEN), [])), lanes
-    )
+    apply_routing(frame_of(encode_routing("lane", routing(BreakerState.HALF_OPEN), [])), lanes)
     assert lanes["lane"].trials == {}
 
 
 def test_lanes_do_not_accumulate() -> None:
     """Lanes invented by a producer do not accumulate in a worker."""
     lanes: dict[str, RoutingSnapshot] = {}
-    for number in range(3 * messages.MAX_LANES):
-        messages.apply_routing(frame_of(messages.encode_routing(str(number), routing(), [])), lanes)
-        assert len(lanes) <= messages.MAX_LANES
+    for number in range(3 * MAX_LANES):
+        apply_routing(frame_of(encode_routing(str(number), routing(), [])), lanes)
+        assert len(lanes) <= MAX_LANES
 
 
 def test_a_plan_arrives() -> None:

@@ -10,7 +10,8 @@ from fivestage_schemas import AttemptKind, Outcome
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
+    from fivestage.core.stage_history import StageHistory
+    from fivestage.core.stage_run import RunningStage, StageRun
 
 _SKIPPED: Final = Outcome.SKIPPED
 _TIMEOUT: Final = Outcome.TIMEOUT

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from fivestage.core.job import Job
-    from fivestage.core.stage_history import RunningStage
+    from fivestage.core.stage_run import RunningStage
 
 SLACK_S: Final = 0.01
 """Seconds for the move itself, and until the next check."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.core.attempts import earlier_attempts
 from fivestage.core.plan import StageSpec
-from fivestage.core.stage_history import StageRun
+from fivestage.core.stage_run import StageRun
 from fivestage.core.tuples import new
 from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason, TimeoutScope
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from fivestage.core.offer import Offer
     from fivestage.core.plan import Plan
-    from fivestage.core.stage_history import RunningStage, StageHistory
+    from fivestage.core.stage_history import StageHistory
+    from fivestage.core.stage_run import RunningStage
 
 _PROCESSING: Final = list(StageType).index(StageType.PROCESSING)
 _VALIDATION: Final = list(StageType).index(StageType.VALIDATION)

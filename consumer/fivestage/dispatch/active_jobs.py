@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.admission.thread_queues import ThreadQueues
 from fivestage.core.outcome import NO_THREAD, conclude
-from fivestage.core.stage_history import StageRun
+from fivestage.core.stage_run import StageRun
 from fivestage.dispatch.enqueued_jobs import EnqueuedJobs
 from fivestage.dispatch.learner import Learner
 from fivestage_schemas import Outcome, StageType
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.observer import Observer
     from fivestage.core.outcome import QueryOutcome
-    from fivestage.core.stage_history import RunningStage, StageHistory
+    from fivestage.core.stage_history import StageHistory
+    from fivestage.core.stage_run import RunningStage
     from fivestage.dispatch.watchdog import Watchdog
     from fivestage.executors import Executor
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.adaptive.lane_state import LearnedState
     from fivestage.core.job import Job
-    from fivestage.core.stage_history import RunningStage
+    from fivestage.core.stage_run import RunningStage
     from fivestage.dispatch.active_jobs import ActiveJobs
     from fivestage.executors import Executor
     from fivestage.pipeline.thread_pool import Abandoned

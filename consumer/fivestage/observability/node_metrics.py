@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from fivestage.core.stage_history import StageRun
+    from fivestage.core.stage_run import StageRun
     from fivestage.observability.label_bounds import Bounded
     from fivestage.observability.tally import TraceRef
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from opentelemetry import trace
 
-    from fivestage.core.stage_history import StageRun
+    from fivestage.core.stage_run import StageRun
     from fivestage.observability.query_trace import Ending
     from fivestage_schemas import AttemptKind
 

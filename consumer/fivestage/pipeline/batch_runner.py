@@ -23,7 +23,8 @@ from fivestage.pipeline.running_call import context_of, running_call
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from fivestage.core.stage_history import RunningStage, StageHistory
+    from fivestage.core.stage_history import StageHistory
+    from fivestage.core.stage_run import RunningStage
     from fivestage.pipeline.context import OpenResources, Query, StageContext
     from fivestage.pipeline.node import Batch, Handler
     from fivestage.pipeline.thread_call import ValueOrError

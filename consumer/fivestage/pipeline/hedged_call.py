@@ -15,7 +15,7 @@ from fivestage._asyncio import cancel_once
 from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.hedge import candidates
 from fivestage.core.outcome import CLOCK_SLACK_S
-from fivestage.core.stage_history import RunningStage, StageRun
+from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.call_slots import running_slot
 from fivestage.pipeline.current_span import enter_call

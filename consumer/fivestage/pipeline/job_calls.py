@@ -10,7 +10,7 @@ from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.codec.data_json import as_json
 from fivestage.core.codec.jsonable import type_name
 from fivestage.core.deadline import stage_grant
-from fivestage.core.stage_history import StageRun
+from fivestage.core.stage_run import StageRun
 from fivestage.errors import NodeError
 from fivestage.pipeline.bounded_call import Bounds
 from fivestage.pipeline.call_result import NODE_BUSY, CallResult
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from fivestage.core.job import Job
     from fivestage.core.plan import StageSpec
-    from fivestage.core.stage_history import RunningStage, StageHistory
+    from fivestage.core.stage_history import StageHistory
+    from fivestage.core.stage_run import RunningStage
     from fivestage.pipeline.node import Node
     from fivestage.pipeline.step_monitor import StepMonitor
 

@@ -15,7 +15,7 @@ from fivestage.core.job import Job
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA, Output
-from fivestage.core.stage_history import StageRun
+from fivestage.core.stage_run import StageRun
 from fivestage.errors import ResourceError
 from fivestage.pipeline.bounded_call import Bounds, as_coroutine
 from fivestage.pipeline.call_result import CallResult

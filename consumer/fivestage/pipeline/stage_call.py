@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from fivestage.core.job import Job
-    from fivestage.core.stage_history import RunningStage, StageHistory
+    from fivestage.core.stage_history import StageHistory
+    from fivestage.core.stage_run import RunningStage
     from fivestage.pipeline.bounded_call import Bounds
     from fivestage.pipeline.context import Query, StageContext
     from fivestage.pipeline.node import Handler

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fivestage.core.outcome import CLOCK_SLACK_S
-from fivestage.core.stage_history import StageRun
+from fivestage.core.stage_run import StageRun
 from fivestage.pipeline.hedged_call import HedgedCalls
 from fivestage.pipeline.node_choice import fallback_node, start_trial
 from fivestage.pipeline.running_call import name_calls

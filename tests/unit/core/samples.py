@@ -8,7 +8,8 @@ from fivestage.core.codec.event_json import Envelope
 from fivestage.core.outcome import conclude
 from fivestage.core.plan import Plan
 from fivestage.core.records import PlainRecord
-from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
+from fivestage.core.stage_history import StageHistory
+from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:

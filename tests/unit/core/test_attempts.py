@@ -24,7 +24,8 @@ from .samples import (
 )
 
 if TYPE_CHECKING:
-    from fivestage.core.stage_history import StageHistory, StageRun
+    from fivestage.core.stage_history import StageHistory
+    from fivestage.core.stage_run import StageRun
     from fivestage_schemas import Outcome
 
 NOW = STARTED_AT + 0.2

@@ -8,7 +8,7 @@ from fivestage import Plan, Query
 from fivestage.core.blocked_queries import ASSUMED_SHARE, FURTHER_STALLS, SLACK_S, is_overdue, is_worth_moving
 from fivestage.core.job import Job
 from fivestage.core.routing_snapshot import StageRouting
-from fivestage.core.stage_history import RunningStage, StageRun
+from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage_schemas import Outcome
 
 PLAN = Plan.of()

@@ -61,7 +61,8 @@ if TYPE_CHECKING:
     from fivestage.core.codec.event_json import Envelope
     from fivestage.core.outcome import QueryOutcome, TimeoutNote
     from fivestage.core.plan import Plan
-    from fivestage.core.stage_history import StageHistory, StageRun
+    from fivestage.core.stage_history import StageHistory
+    from fivestage.core.stage_run import StageRun
 
 ENCODER = Encoder(source="/fivestage/group", max_record_bytes=1_000_000, max_dead_letter_bytes=1_000_000)
 

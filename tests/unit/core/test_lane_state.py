@@ -48,7 +48,7 @@ from .samples import (
 )
 
 if TYPE_CHECKING:
-    from fivestage.core.stage_history import StageRun
+    from fivestage.core.stage_run import StageRun
     from fivestage_schemas import Outcome
 
 CLOSED, OPEN, HALF_OPEN = BreakerState

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fivestage.core.outcome import QueryOutcome
-    from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
+    from fivestage.core.stage_history import StageHistory
+    from fivestage.core.stage_run import RunningStage, StageRun
 
 STAGE, PIPELINE = (
     (TimeoutScope.STAGE, TimeoutReason.STAGE_TIMEOUT),

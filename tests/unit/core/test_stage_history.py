@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.core.stage_history import RunningStage, StageHistory
+from fivestage.core.stage_history import StageHistory
 from fivestage_schemas import StageType
 
 from .samples import ERROR, PROCESSING, SUCCESS, altered, ended, history_of, run_of, running_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from fivestage.core.stage_run import RunningStage
 
 RUNS = ended([SUCCESS] * 5)
 SLOT: Any = vars(StageHistory)["running"]

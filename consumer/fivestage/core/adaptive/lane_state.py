@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.observer import Observer
     from fivestage.core.outcome import QueryOutcome
-    from fivestage.core.stage_history import StageRun
+    from fivestage.core.stage_run import StageRun
 
 MAX_LANES = 32
 """Lanes beyond these share one state: producers choose lanes, but must not fill the memory."""

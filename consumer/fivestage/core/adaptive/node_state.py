@@ -13,7 +13,7 @@ from fivestage_schemas import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.core.stage_history import StageRun
+    from fivestage.core.stage_run import StageRun
 
 SLOW_SHARE: Final = 0.9
 """A call that took a larger share of its limit is slow."""

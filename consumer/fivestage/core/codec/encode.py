@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fivestage.core.deadline import Budget
     from fivestage.core.records import Record
     from fivestage.core.rejection_cause import RejectionCause
-    from fivestage.core.stage_history import StageRun
+    from fivestage.core.stage_run import StageRun
 
 MAX_KEY_AND_HEADER_BYTES: Final = MAX_KEY_BYTES + 16 * MAX_HEADER_BYTES
 _IN_STAGE_RESULT: Final = "data left out for the result to fit its topic; the stage result has it"

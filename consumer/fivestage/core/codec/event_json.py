@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fivestage.core.outcome import TimeoutNote
-    from fivestage.core.stage_history import StageRun
+    from fivestage.core.stage_run import StageRun
     from fivestage_schemas import PipelineStatus
 
 _FIRST: Final = {

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import fcntl
 import mmap
 import os
-import select
-import signal
 import socket
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
@@ -24,10 +19,12 @@ from fivestage.executors.executor import TICK_S
 from fivestage.executors.process import messages
 from fivestage.executors.process.connection import MEMORY_BYTES, RING_BYTES
 from fivestage.executors.process.frames import Decoder, encode
+from fivestage.executors.process.lifetime import die_with_pipe, end, ignore_group_signals
 from fivestage.executors.process.loop_probe import report_location
 from fivestage.executors.process.offer_sender import OfferSender
 from fivestage.executors.process.reporter import Outbox, Reporter
 from fivestage.executors.process.ring import Ring
+from fivestage.executors.process.routing_messages import apply_routing
 from fivestage.executors.task_host import TaskHost, log_loop_error
 from fivestage.pipeline.default_executor import DefaultExecutor
 from fivestage.pipeline.node_settings import NodeSettings
@@ -44,8 +41,6 @@ if TYPE_CHECKING:
     from fivestage.pipeline.thread_pool import Abandoned
 
 RECEIVE_BYTES: Final = 65536
-_PR_SET_PDEATHSIG: Final = 1
-_GROUP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 log = structlog.get_logger("fivestage.executor")
 
@@ -64,53 +59,6 @@ class WorkerConfig(NamedTuple):
     deadline_header: str
     on_start: Callable[[], Callable[[], None]] | None = None
     """Called after the fork; returns a function that is called at the end, in a thread."""
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent, *parent*, ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent ended before the line above
-        os._exit(1)
-
-
-def die_with_pipe(lifeline: int) -> None:
-    """Have the kernel kill this process when the bus closes the other end of the pipe *lifeline*, or dies.
-
-    Unlike a signal at the parent's death, this lets a worker outlive the fork server; unlike a thread that
-    waits for the end of the pipe, it works while code holds the interpreter lock.
-    """
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    poll = select.poll()
-    poll.register(lifeline, 0)
-    if poll.poll(0):  # the pipe was closed before the lines above
-        os._exit(1)
-
-
-def ignore_group_signals() -> None:
-    """Ignore SIGINT and SIGTERM, which a terminal or supervisor may send to the whole process group.
-
-    With a handler that does nothing, because programs that nodes start would inherit SIG_IGN and could not be
-    terminated. Copies of this process made by a node's own fork end as usual.
-    """
-    for number in _GROUP_SIGNALS:
-        signal.signal(number, _ignore)
-        signal.siginterrupt(number, False)  # nor is a system call of a node's C library interrupted
-
-
-def _ignore(_number: int, _frame: object) -> None:
-    pass
-
-
-def _restore_signals() -> None:
-    """Restore the default action in a copy of this process, where a Python handler may not run for long."""
-    for number in _GROUP_SIGNALS:
-        if signal.getsignal(number) is _ignore:
-            signal.signal(number, signal.SIG_DFL)
-
-
-os.register_at_fork(after_in_child=_restore_signals)
 
 
 def main(config: WorkerConfig, fileno: int, memory: int, lifeline: int, location_requests: int) -> NoReturn:
@@ -242,7 +190,7 @@ class _Child:
             self._host.cancel(job, history)
 
     def _routing(self, frame: Frame) -> None:
-        self._new_probes = messages.apply_routing(frame, self._lanes)
+        self._new_probes = apply_routing(frame, self._lanes)
 
     def _ping(self, _: Frame) -> None:
         self._outbox.send(encode(messages.PONG))
@@ -299,12 +247,3 @@ class _Child:
         self._ticking = self._runs_on
         if self._ticking:
             self._loop.call_later(TICK_S, self._tick)
-
-
-def end() -> NoReturn:
-    """End this process without waiting for threads, or for what the app registered with ``atexit``."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(0)

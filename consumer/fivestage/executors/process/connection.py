@@ -20,7 +20,9 @@ import structlog
 
 from fivestage.executors.process.frames import Decoder
 from fivestage.executors.process.loop_probe import read_location
+from fivestage.executors.process.messages import HELLO
 from fivestage.executors.process.ring import Ring
+from fivestage.executors.process.send_queue import SendQueue
 from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
@@ -54,14 +56,14 @@ class WorkerLink:
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._lifeline: int | None = None
-        """A pipe; when it is closed, the kernel kills the process, see ``child.die_with_pipe``."""
+        """A pipe; when it is closed, the kernel kills the process, see ``lifetime.die_with_pipe``."""
         self._location_requests: int | None = None
         """An eventfd, see loop_probe.py."""
         self._memory: mmap.mmap | None = None
         self._child_ends: list[int] = []
         self.monitor = StepMonitor()
         """Shows whose code is executing; can still be read when the process has ended."""
-        self.on_frames: Callable[[Iterator[Frame]], None] = lambda _: None
+        self.on_frames: Callable[[Iterator[Frame]], None] = self._await_hello
         """Called with the frames of each read. They may raise ValueError, and the function also TypeError or
         LookupError, if they are invalid."""
         self.on_hello: Callable[[], None] = lambda: None
@@ -77,10 +79,7 @@ class WorkerLink:
         self._pidfd: int | None = None
         self._decoder = Decoder()
         self._ring: Ring | None = None
-        self._unsent: list[bytes] = []
-        self._kept_bytes = 0
-        """Bytes written before there was a process."""
-        self._flushing = False
+        self._sending = SendQueue(self._loop)
         self._reading_on = False
         """The rest of the ring is read in the next pass of the loop."""
         self._at_end = False
@@ -148,8 +147,13 @@ class WorkerLink:
         self._loop.add_reader(self._socket, self._on_readable)
         self._loop.add_reader(pidfd, self._on_death)
         self.pid, self._pidfd, self.spawned_at = pid, pidfd, time.monotonic()
-        if self._unsent:
-            self._flush_soon()
+        self._sending.attach(self._socket)
+
+    def _await_hello(self, frames: Iterator[Frame]) -> None:
+        """Handle what a process reports before the link has a worker."""
+        for frame in frames:
+            if frame.kind == HELLO:
+                self.note_hello()
 
     def note_hello(self) -> None:
         """Record that the process has reported that it is ready."""
@@ -189,39 +193,9 @@ class WorkerLink:
         """Send a frame, in one system call with all others of this round of the loop."""
         if self._at_end:
             return
-        self._unsent.append(frame)
-        if self.pid is None:
-            self._kept_bytes += len(frame)
-            if self._kept_bytes > MAX_KEPT_BYTES:
-                self.kill()
-        elif not self._flushing:
-            self._flush_soon()
-
-    def _flush_soon(self) -> None:
-        self._flushing = True
-        self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        if self._at_end or self._socket is None:
-            return
-        data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:  # the process has closed its end, as reading shows
-            self._unsent.clear()
-            return
-        self._unsent = [data[sent:]] if sent < len(data) else []
-        if self._unsent:
-            self._flushing = True
-            self._loop.add_writer(self._socket, self._on_writable)
-
-    def _on_writable(self) -> None:
-        assert self._socket is not None  # noqa: S101 - it has just become writable
-        self._loop.remove_writer(self._socket)
-        self._flush()
+        self._sending.put(frame)
+        if self.pid is None and self._sending.kept_bytes > MAX_KEPT_BYTES:
+            self.kill()
 
     # Reading
 
@@ -268,7 +242,7 @@ class WorkerLink:
         """Stop reading and kill the process, if it still runs."""
         if not self._at_end:
             self._at_end = True
-            self._unsent.clear()
+            self._sending.close()
             self.close_child_ends()
             self._close_bus_ends()
             self._send_kill()
@@ -276,7 +250,6 @@ class WorkerLink:
     def _close_bus_ends(self) -> None:
         if self._socket is not None:
             self._loop.remove_reader(self._socket)
-            self._loop.remove_writer(self._socket)
             self._socket.close()
         for fileno in (self._lifeline, self._location_requests):
             if fileno is not None:

@@ -33,7 +33,7 @@ import structlog
 
 from fivestage.errors import ConfigurationError, InvalidAppError
 from fivestage.executors import interpreter
-from fivestage.executors.process import child
+from fivestage.executors.process import child, lifetime
 from fivestage.executors.process.frames import MAX_PACKET_BYTES
 from fivestage.executors.process.messages import decode_plan
 from fivestage.pipeline.loader import authors_traceback, load_app
@@ -56,19 +56,19 @@ def main() -> None:
         sys.excepthook(type(error), error, error.__traceback__)
         os._exit(1)
     finally:
-        child.end()
+        lifetime.end()
 
 
 def run() -> None:
     """See ``main``; returns only if the main process has ended before, or if the app cannot be loaded."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
-    child.ignore_group_signals()
+    lifetime.ignore_group_signals()
     packet = control.recv(MAX_PACKET_BYTES)
     if not packet:  # the main process has ended already
         return
     config = orjson.loads(packet)
-    child.die_with_parent(config["bus"])
+    lifetime.die_with_parent(config["bus"])
     try:
         worker_config = load(config)
     except BaseException as error:  # noqa: BLE001 - a module may raise anything, SystemExit for instance
@@ -231,7 +231,7 @@ class ForkServer:
         for pidfd in self._children:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        child.end()
+        lifetime.end()
 
 
 def _reap(pid: int) -> int:

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.job import Job
 from fivestage.core.offer import Offer
 from fivestage.core.plan import Plan, StageSpec
-from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot, StageRouting, wants_trial
-from fivestage.core.stage_history import RunningStage, StageHistory, StageRun
+from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage.core.trace_context import TraceContext
 from fivestage.executors.process.frames import BlobReader, Frame, encode
 from fivestage.pipeline.context import Query
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+
+    from fivestage.core.routing_snapshot import RoutingSnapshot
+    from fivestage.core.stage_history import StageHistory
 
 # To the worker
 START: Final = 1
@@ -47,13 +48,9 @@ NOT_OPEN: Final = 22
 STATUS: Final = 23
 PONG: Final = 24
 
-MAX_LANES: Final = 256
-"""How many lanes' routing a worker keeps; with more it drops them all, and the bus sends them again."""
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 _DATA: Final = 2
 """The index of the size of the data among the values of a run."""
-_HUGE: Final = 1e300
-"""Stands for an infinite duration, which JSON does not have."""
 
 # Jobs
 
@@ -224,49 +221,7 @@ def _run(values: list[Any], data: bytes | None, plan: Plan) -> StageRun:
     )  # fmt: skip
 
 
-# Routing and plan
-
-
-def encode_routing(
-    lane: str, snapshot: RoutingSnapshot, probes: Iterable[str], trials: Iterable[str] = ()
-) -> bytes:
-    """ROUTING: the snapshot of a lane, and the *probes* and *trials* that this worker may make."""
-    nodes = {
-        name: (
-            node.state,
-            node.score,
-            *(None if seconds is None else _finite(seconds) for seconds in node[2:]),
-        )
-        for name, node in snapshot.nodes.items()
-    }
-    stages = [[*map(_finite, stage)] for stage in snapshot.stages]
-    permits = list(probes), list(trials)
-    values = lane, stages, nodes, sorted(snapshot.stuck), *permits, snapshot.max_extra_load
-    return encode(ROUTING, 0, values)
-
-
-def apply_routing(frame: Frame, lanes: dict[str, RoutingSnapshot]) -> tuple[str, ...]:
-    """Decode ROUTING into *lanes*; return the half-open nodes that may be called once."""
-    lane, stages, nodes, stuck, probes, trials, max_extra_load = frame.values
-    limit_lanes(lanes, lane)
-    parts = tuple(StageRouting(*stage) for stage in stages)
-    known = lanes.setdefault(lane, RoutingSnapshot(parts))
-    known.stages = parts
-    known.nodes = {
-        name: NodeRouting(BreakerState(state), *figures) for name, (state, *figures) in nodes.items()
-    }
-    known.stuck, known.max_extra_load = frozenset(stuck), max_extra_load
-    kept = {**known.probes, **dict.fromkeys(probes, True)}
-    known.probes = {name: True for name in kept if known.node(name).state is BreakerState.HALF_OPEN}
-    tried = {**known.trials, **dict.fromkeys(trials, True)}
-    known.trials = {name: True for name in tried if wants_trial(known.node(name))}
-    return tuple(probes)
-
-
-def limit_lanes(lanes: dict[str, Any], lane: str) -> None:
-    """Drop all lanes before *lane* would be one too many; both ends do so at the same frame."""
-    if lane not in lanes and len(lanes) >= MAX_LANES:
-        lanes.clear()
+# The plan
 
 
 def encode_plan(plan: Plan) -> list[Any]:
@@ -283,7 +238,3 @@ def decode_plan(values: Sequence[Any]) -> Plan:
     total_s, stages = values
     specs = [StageSpec(StageType(name), sequence, *values) for sequence, (name, *values) in enumerate(stages)]
     return Plan(tuple(specs), total_s)
-
-
-def _finite(seconds: float) -> float:
-    return seconds if isfinite(seconds) else _HUGE

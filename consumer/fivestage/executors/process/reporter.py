@@ -14,7 +14,7 @@ from fivestage.pipeline import fork_guard
 if TYPE_CHECKING:
     import socket
 
-    from fivestage.core.stage_history import RunningStage, StageRun
+    from fivestage.core.stage_run import RunningStage, StageRun
     from fivestage.executors.process.ring import Ring
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fivestage.executors.process import messages
 from fivestage.executors.process.frames import encode
 from fivestage.executors.process.job_histories import JobHistories
+from fivestage.executors.process.routing_messages import encode_routing, limit_lanes
 from fivestage.executors.worker import BLOCKED, ENDED, NOT_READY, RUNS_ON, LoopWorker
 from fivestage.pipeline.resource_manager import CLOSE_S
 from fivestage.pipeline.thread_pool import Abandoned
@@ -97,10 +98,10 @@ class ProcessWorker(LoopWorker):
         trials = [name for name in tuple(routing.trials) if routing.take_trial(name)]
         current = routing.stages, routing.nodes, routing.stuck
         is_known = self._sent_routing.get(lane) == current
-        messages.limit_lanes(self._sent_routing, lane)
+        limit_lanes(self._sent_routing, lane)
         self._sent_routing[lane] = current  # the same objects: comparing them is quick next time
         if probes or trials or not is_known:
-            self.link.write(messages.encode_routing(lane, routing, probes, trials))
+            self.link.write(encode_routing(lane, routing, probes, trials))
 
     def check(self, now: float, *, elapsed_s: float) -> str | None:
         """See Worker."""

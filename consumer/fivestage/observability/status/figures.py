@@ -14,7 +14,7 @@ from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason
 
 if TYPE_CHECKING:
     from fivestage.core.outcome import QueryOutcome
-    from fivestage.core.stage_history import StageRun
+    from fivestage.core.stage_run import StageRun
     from fivestage.observability.status.model import Failure
 
 SLOT_S: Final = 5.0

@@ -18,7 +18,7 @@ from fivestage_schemas import headers as h
 
 if TYPE_CHECKING:
     from fivestage.core.codec.event_json import Envelope
-    from fivestage.core.stage_history import StageRun
+    from fivestage.core.stage_run import StageRun
     from fivestage.observability.status.model import Attempt, RecentQuery
     from fivestage_schemas import AttemptKind, TimeoutReason
 
