@@ -86,7 +86,7 @@ def budget_of(
     end = min(ends)
     granted = min(total, end - wall_now)
     of_use_ms = max(0.0, end - (wall_now if written_at is None else written_at)) * 1000
-    return Budget(now + granted, granted, total, of_use_ms, now + (end - wall_now))
+    return new(Budget, (now + granted, granted, total, of_use_ms, now + (end - wall_now)))
 
 
 LATER_STAGES_S: Final = 0.005

@@ -72,7 +72,7 @@ class EventWriter:
         else:
             self.begin(query, now, wall_now, query.queue_s)
         self._observer.expired(query.envelope, query.cause.reason)
-        query.trace.reject(query.envelope, "expired", query.cause.reason.value)
+        query.trace.reject(query.envelope, "expired", str(query.cause.reason))
         return self._encoder.expired(query.envelope, query.budget, query.cause)
 
     def dead_letter(
@@ -82,5 +82,5 @@ class EventWriter:
         self.begin(query, 0.0, wall_now, 0.0)
         lane, answered = query.envelope.lane, unreadable.query_id is not None
         self._observer.unreadable(lane, unreadable.reason, answered=answered)
-        query.trace.reject(query.envelope, "invalid_query", unreadable.reason.value)
+        query.trace.reject(query.envelope, "invalid_query", str(unreadable.reason))
         return self._encoder.unreadable(query.envelope, unreadable)

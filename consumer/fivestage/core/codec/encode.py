@@ -43,6 +43,7 @@ _TYPE_HEADERS: Final = {
 }
 _STAGE_RESULTS: Final = Output.STAGE_RESULTS
 _RESULTS: Final = Output.RESULTS
+_QUEUE: Final = TimeoutScope.QUEUE
 _STAGE_KINDS: Final = tuple(b"stage_result/%d" % sequence for sequence in range(5))
 _STATUS_HEADERS: Final = {status: header(h.STATUS, status.encode()) for status in PipelineStatus}
 _ID, _SUBJECT, _TIME, _CORRELATION_ID, _CAUSATION_ID, _LANE = (
@@ -95,7 +96,7 @@ class Encoder:
         of_use_ms = budget.of_use_ms
         limit_s = budget.total_s if of_use_ms is None else of_use_ms / 1000
         result = stamp.json.unstarted(status, cause.text, "expired")
-        note = TimeoutNote(TimeoutScope.QUEUE, cause.reason, None, None, limit_s, envelope.queue_s, ())
+        note = new(TimeoutNote, (_QUEUE, cause.reason, None, None, limit_s, envelope.queue_s, (), 1))
         timeout = stamp.json.timeout(note, envelope.started_at)
         return [
             stamp.record(Output.RESULTS, result, b"result", _STATUS_HEADERS[status]),

@@ -149,7 +149,10 @@ class EventJson:
     def unstarted(self, status: PipelineStatus, error: str, error_type: str) -> bytes:
         """The PipelineResult of a query that was not started."""
         at = self._envelope.started_at
-        outcome = QueryOutcome(status, (), (), at, 0.0, 0.0, error=error, error_type=error_type)
+        outcome = new(
+            QueryOutcome,
+            (status, (), (), at, 0.0, 0.0, None, None, False, error, error_type, None, None, (), False),
+        )
         return self._result(outcome, (), b"null", self._metrics(outcome, within_budget=False))
 
     def _result(
