@@ -20,6 +20,7 @@ from fivestage.core.job import Job
 from fivestage.errors import ExecutorError
 from fivestage.executors.executor import TICK_S
 from fivestage.executors.process import executor as process_executor
+from fivestage.executors.process import messages
 from fivestage.executors.process.backoff import LOG_EVERY_S, MAX_PAUSE_S, Backoff
 from fivestage.executors.process.fork_requests import ForkTimeouts
 from support import fork_app, process_app
@@ -27,10 +28,11 @@ from support.jobs import until
 from support.kinds import alive, pids_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from fivestage.executors.process.connection import WorkerLink
     from fivestage.executors.process.executor import ProcessExecutor
+    from fivestage.executors.process.frames import Frame
     from fivestage.executors.process.spawner import Spawner
 
 pytestmark = pytest.mark.realtime
@@ -39,6 +41,19 @@ pytestmark = pytest.mark.realtime
 def children(pid: int) -> set[int]:
     """Return the child processes of a process, zombies included."""
     return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def take_link(service: Service) -> WorkerLink:
+    """Take a link that no worker uses; it still notices that its process is ready."""
+
+    def receive(frames: Iterable[Frame]) -> None:
+        for frame in frames:
+            if frame.kind == messages.HELLO:
+                link.note_hello()
+
+    link = service.spawner.take()
+    link.on_frames = receive
+    return link
 
 
 class Service:
@@ -242,7 +257,7 @@ async def test_without_a_worker_the_executor_fails(folder: Path) -> None:
     await service.executor.start(service.finished.append)
     await until(lambda: all(link.ready for link in service.links))
     with habit(folder, "no-memory"):
-        spare = service.spawner.take()
+        spare = take_link(service)
         await until(lambda: service.spawner.unready is not None)
         assert service.executor.failure is None
         spare.kill()
@@ -317,7 +332,7 @@ async def test_the_handle_on_a_worker_does_not_arrive(folder: Path) -> None:
     """A worker whose handle does not arrive is killed and replaced."""
     del folder
     async with started() as service:
-        link = service.spawner.take()
+        link = take_link(service)
         with no_more_files():
             await until(lambda: service.spawner.unready is not None)
         assert service.spawner.unready == "a worker process cannot be watched: too many open files"
@@ -330,12 +345,12 @@ async def test_a_link_that_is_killed_before_it_has_its_process(folder: Path) -> 
     """A process whose link was killed before it arrived ends too."""
     del folder
     async with started() as service:
-        service.spawner.take()
+        take_link(service)
         for link in service.links:
             if link.pid is None:
                 link.kill()
                 assert link.gone
-        link = service.spawner.take()
+        link = take_link(service)
         await until(lambda: link.ready)
         await until(lambda: children(service.server) == {link.pid for link in service.links})
 
@@ -454,7 +469,7 @@ async def test_stopping_leaves_nothing(folder: Path) -> None:
     before, others = (open_files(), watched()), children(os.getpid())
     async with started() as service:
         os.kill(service.server, signal.SIGSTOP)
-        service.spawner.take()
+        take_link(service)
     assert (open_files(), watched()) == before
     assert children(os.getpid()) <= others
 

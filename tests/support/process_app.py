@@ -134,7 +134,7 @@ async def _scribbles(_query: Query, _ctx: StageContext) -> None:
     for fileno in range(3, 64):
         try:
             if stat.S_ISSOCK(os.fstat(fileno).st_mode):
-                os.write(fileno, b"\x10\x00\x00\x00\x00\x00\x00\x00 neither JSON nor")
+                os.write(fileno, b"\x0b" + bytes(16) + b" neither JSON nor")
         except OSError:
             continue
     (memory,) = [one for one in gc.get_objects() if isinstance(one, mmap.mmap)]

@@ -211,7 +211,7 @@ def test_an_answer_that_is_too_large_does_not_cross() -> None:
     assert frame.blob == b""
     ended = messages.decode_finished(frame, PLAN)
     assert fields(ended.run) == fields(run)
-    assert (ended.superseded, ended.answer_json, ended.answer_bytes) == (0, b"", 11)
+    assert (ended.superseded, ended.answer_json, ended.answer_bytes, ended.confidence) == (0, b"", 11, None)
 
 
 def routing(state: BreakerState = BreakerState.HALF_OPEN) -> RoutingSnapshot:

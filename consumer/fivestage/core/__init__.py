@@ -2,8 +2,8 @@
 
 Called by every other package; calls none of them. No I/O, no clock, no threads, no Kafka client, no logging.
 
-- ``plan``, ``deadline``, ``job``, ``stage_history``, ``attempts``, ``outcome``: a query in flight and how it
-  ends.
+- ``plan``, ``deadline``, ``job``, ``stage_run``, ``stage_history``, ``attempts``, ``outcome``: a query in
+  flight and how it ends.
 - ``records``, ``ledger``, ``partition_halt``: Kafka records, commit positions, halted partitions.
 - ``routing_snapshot``: limits, breakers and node health, for the stage runner.
 - ``hedge``, ``extra_load``: when a second node is called beside a slow one, and how often at most.

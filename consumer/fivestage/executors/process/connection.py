@@ -20,7 +20,6 @@ import structlog
 
 from fivestage.executors.process.frames import Decoder
 from fivestage.executors.process.loop_probe import read_location
-from fivestage.executors.process.messages import HELLO
 from fivestage.executors.process.ring import Ring
 from fivestage.executors.process.send_queue import SendQueue
 from fivestage.pipeline.step_monitor import StepMonitor
@@ -63,7 +62,7 @@ class WorkerLink:
         self._child_ends: list[int] = []
         self.monitor = StepMonitor()
         """Shows whose code is executing; can still be read when the process has ended."""
-        self.on_frames: Callable[[Iterator[Frame]], None] = self._await_hello
+        self.on_frames: Callable[[Iterator[Frame]], None] = lambda _: None
         """Called with the frames of each read. They may raise ValueError, and the function also TypeError or
         LookupError, if they are invalid."""
         self.on_hello: Callable[[], None] = lambda: None
@@ -147,13 +146,9 @@ class WorkerLink:
         self._loop.add_reader(self._socket, self._on_readable)
         self._loop.add_reader(pidfd, self._on_death)
         self.pid, self._pidfd, self.spawned_at = pid, pidfd, time.monotonic()
-        self._sending.attach(self._socket)
-
-    def _await_hello(self, frames: Iterator[Frame]) -> None:
-        """Handle what a process reports before the link has a worker."""
-        for frame in frames:
-            if frame.kind == HELLO:
-                self.note_hello()
+        self._sending.attach(
+            self._socket
+        )  # last: ``reset`` may follow what fails above, and keeps the frames
 
     def note_hello(self) -> None:
         """Record that the process has reported that it is ready."""

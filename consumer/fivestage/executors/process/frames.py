@@ -18,6 +18,8 @@ MAX_JSON_BYTES: Final = 1 << 24
 MAX_BLOB_BYTES: Final = 1 << 30
 MAX_PACKET_BYTES: Final = 1 << 17
 """The largest message to or from the fork server, whose socket preserves message boundaries."""
+Kinds = tuple[type | tuple[type, ...], ...]
+"""The type, or types, of each value: a process of the user's code may write anything."""
 _HEADER: Final = struct.Struct("<BQII")
 """The kind, the serial number, and the sizes of values and blob."""
 _HEADER_BYTES: Final = 17
@@ -53,6 +55,21 @@ class Frame:
         """
         values: list[Any] = orjson.loads(self._json) if self._json else []
         return values
+
+    def values_of(self, kinds: Kinds) -> list[Any]:
+        """The values, each of the kind at its place.
+
+        Raises:
+            ValueError, TypeError: these are no such values.
+        """
+        return checked(self.values, kinds)
+
+
+def checked(values: list[Any], kinds: Kinds) -> list[Any]:
+    """Return *values*; raise TypeError unless each is of the kind at its place."""
+    if len(values) != len(kinds) or not all(map(isinstance, values, kinds)):
+        raise TypeError("values of other kinds")
+    return values
 
 
 def encode(kind: int, serial: int = 0, values: Sequence[Any] = (), blob: bytes = b"") -> bytes:

@@ -62,22 +62,21 @@ class JobHistories:
         """Enter what the frames of one read say.
 
         Raises:
-            ValueError, TypeError, LookupError: a frame is invalid; what is before it has been entered.
+            ValueError, TypeError, LookupError: a frame is invalid. What is before it has been entered.
         """
         try:
             for frame in frames:
-                if frame.kind <= messages.LAST_ABOUT_A_JOB:
+                if messages.RUNNING <= frame.kind <= messages.DROPPED:
                     self._receive(frame)
                 else:
                     self._receive_other(frame)
         finally:
-            while self._starts:
-                _, start = self._starts.popitem()
-                self._start(start)
+            self._enter_starts()
 
     def _receive(self, frame: Frame) -> None:
         kind, serial = frame.kind, frame.serial
         if kind == messages.RUNNING:
+            _ = self._jobs[serial]
             self._starts[serial] = frame
             return
         start = self._starts.pop(serial, None)
@@ -89,6 +88,18 @@ class JobHistories:
             job, history = self._jobs[serial]
             if not history.closed:
                 self._enter(frame, job, history)
+
+    def _enter_starts(self) -> None:
+        """Enter the stages that have started and not ended; those that are invalid do not stop the others."""
+        error: Exception | None = None
+        while self._starts:
+            _, start = self._starts.popitem()
+            try:
+                self._start(start)
+            except (ValueError, TypeError, LookupError) as found:
+                error = found
+        if error is not None:
+            raise error
 
     def _start(self, frame: Frame) -> None:
         job, history = self._jobs[frame.serial]
@@ -103,10 +114,9 @@ class JobHistories:
             _offer(frame, history)
         elif kind == messages.WAITS:
             history.waiting = messages.decode_waits(frame, job.plan, time.monotonic())
-            report_wait(self, job, history, None)
+            report_wait(self, job, history, None)  # this stands for the threads of the process
         elif kind == messages.GOES_ON:
-            started_at, ends_at = frame.values
-            report_wait(self, job, history, (started_at, ends_at))
+            report_wait(self, job, history, messages.decode_goes_on(frame))
         elif kind == messages.FAILED_OVER:
             history.fail_over(messages.decode_finished(frame, job.plan).run)
         elif kind == messages.HEDGE:
@@ -118,6 +128,8 @@ class JobHistories:
 
     def _finish(self, frame: Frame, job: Job, history: StageHistory) -> None:
         finished = messages.decode_finished(frame, job.plan)
+        if finished.run.spec.sequence != len(history.runs):
+            raise ValueError("no such stage")
         del history.superseded[finished.superseded :]
         if finished.answer_bytes:
             history.confidence = finished.confidence

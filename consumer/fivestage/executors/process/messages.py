@@ -1,5 +1,7 @@
-"""Messages between the bus and its worker processes. Pure: the transport is in connection.py and reporter.py.
+"""Messages between the bus and its worker processes.
 
+Pure: the transport is in send_queue.py, reporter.py and connection.py. The kinds of all values from a worker
+are checked, and which stage and attempt they are about: the user's code may write into its memory.
 A stage history is named by a *serial* number, which the bus gives it when it starts the job.
 """
 
@@ -15,8 +17,9 @@ from fivestage.core.offer import Offer
 from fivestage.core.plan import Plan, StageSpec
 from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage.core.trace_context import TraceContext
-from fivestage.executors.process.frames import BlobReader, Frame, encode
+from fivestage.executors.process.frames import BlobReader, Frame, Kinds, checked, encode
 from fivestage.pipeline.context import Query
+from fivestage.pipeline.thread_pool import Abandoned
 from fivestage_schemas import Outcome, StageType
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ CANCEL: Final = 2
 ROUTING: Final = 3
 PING: Final = 4
 QUIT: Final = 5
-# To the bus, about a job
+# To the bus, about a job: from the first to the last
 RUNNING: Final = 11
 FINISHED: Final = 12
 DONE: Final = 13
@@ -41,7 +44,6 @@ GOES_ON: Final = 16
 FAILED_OVER: Final = 17
 HEDGE: Final = 18
 DROPPED: Final = 19
-LAST_ABOUT_A_JOB: Final = DROPPED
 # To the bus, about the process
 HELLO: Final = 21
 NOT_OPEN: Final = 22
@@ -51,6 +53,19 @@ PONG: Final = 24
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 _DATA: Final = 2
 """The index of the size of the data among the values of a run."""
+_MAX_ATTEMPT: Final = 1 << 31
+_MAX_S: Final = 1e10
+"""No time is larger: what is made of larger ones would not fit into an event."""
+_NONE: Final = type(None)
+_NUMBER: Final = (int, float)
+_TEXT: Final = (str, _NONE)
+_RUNNING_KINDS: Final[Kinds] = (int, _NUMBER, _NUMBER, _TEXT, int, bool, _NUMBER, bool, bool, bool)
+_FINISHED_KINDS: Final[Kinds] = (int, int, int, (*_NUMBER, _NONE), list)
+_RUN_KINDS: Final[Kinds] = (
+    int, str, (int, _NONE), _TEXT, _TEXT, _TEXT, int,
+    (*_NUMBER, _NONE), _NUMBER, _NUMBER, bool, (bool, _NONE), bool, _NUMBER,
+    _TEXT, bool, bool, bool, bool, bool, bool,
+)  # fmt: skip
 
 # Jobs
 
@@ -121,7 +136,7 @@ def encode_offer(serial: int, attempt: int, offer: Offer) -> bytes:
 
 def decode_offer(frame: Frame) -> tuple[int, Offer]:
     """Decode OFFER: the attempt, and what it offers."""
-    attempt, confidence, node = frame.values
+    attempt, confidence, node = frame.values_of((int, (*_NUMBER, _NONE), _TEXT))
     return attempt, Offer(frame.blob, confidence, node)
 
 
@@ -132,8 +147,15 @@ def encode_waits(serial: int, waiting: RunningStage) -> bytes:
 
 def decode_waits(frame: Frame, plan: Plan, now: float) -> RunningStage:
     """Decode WAITS."""
-    sequence, node, attempt = frame.values
-    return RunningStage(plan.stages[sequence], now, 0.0, node, attempt)
+    sequence, node, attempt = frame.values_of((int, _TEXT, int))
+    return RunningStage(_stage(plan, sequence, attempt), now, 0.0, node, attempt)
+
+
+def decode_goes_on(frame: Frame) -> tuple[float, float]:
+    """Decode GOES_ON: the job's new start and end."""
+    started_at, ends_at = frame.values_of((_NUMBER, _NUMBER))
+    _check_times(started_at, ends_at)
+    return started_at, ends_at
 
 
 def encode_finished(
@@ -186,7 +208,7 @@ class FinishedMessage:
 
 def decode_finished(frame: Frame, plan: Plan) -> FinishedMessage:
     """Decode FINISHED, FAILED_OVER or DROPPED."""
-    superseded, size, sent, confidence, run = frame.values
+    superseded, size, sent, confidence, run = frame.values_of(_FINISHED_KINDS)
     blob, data_size = frame.blob, run[_DATA]
     data = None if data_size is None else blob[:data_size]
     return FinishedMessage(_run(run, data, plan), superseded, blob[len(blob) - sent :], size, confidence)
@@ -194,8 +216,24 @@ def decode_finished(frame: Frame, plan: Plan) -> FinishedMessage:
 
 def decode_running(frame: Frame, plan: Plan) -> RunningStage:
     """Decode RUNNING or HEDGE."""
-    sequence, *values = frame.values
-    return RunningStage(plan.stages[sequence], *values)
+    (
+        sequence, started_at, granted_s, node, attempt, probe, waited_s, counted, capped, hedge,
+    ) = frame.values_of(_RUNNING_KINDS)  # fmt: skip
+    _check_times(started_at, granted_s, waited_s)
+    spec = _stage(plan, sequence, attempt)
+    return RunningStage(spec, started_at, granted_s, node, attempt, probe, waited_s, counted, capped, hedge)
+
+
+def _stage(plan: Plan, sequence: int, attempt: int) -> StageSpec:
+    if sequence < 0 or not 0 < attempt < _MAX_ATTEMPT:
+        raise ValueError("no such attempt")
+    return plan.stages[sequence]
+
+
+def _check_times(*times: float) -> None:
+    for seconds in times:
+        if not -_MAX_S < seconds < _MAX_S:
+            raise ValueError("no such time")
 
 
 def _values(run: StageRun) -> Sequence[Any]:
@@ -213,12 +251,36 @@ def _run(values: list[Any], data: bytes | None, plan: Plan) -> StageRun:
         sequence, outcome, _, error, error_type, node, attempt,
         started_at, duration_s, granted_s, probe, verdict, excused, waited_s,
         where, partial, counted, capped, keeps_offer, hedge, overtaken,
-    ) = values  # fmt: skip
+    ) = checked(values, _RUN_KINDS)  # fmt: skip
+    _check_times(started_at or 0.0, duration_s, granted_s, waited_s)
     return StageRun(
-        plan.stages[sequence], _OUTCOMES[outcome], data, error, error_type, node, attempt,
+        _stage(plan, sequence, attempt), _OUTCOMES[outcome], data, error, error_type, node, attempt,
         started_at, duration_s, granted_s, probe, verdict, excused, waited_s,
         where, partial, counted, capped, keeps_offer, hedge, overtaken,
     )  # fmt: skip
+
+
+# The process
+
+
+def decode_status(frame: Frame) -> list[Abandoned]:
+    """Decode STATUS: the calls of ended jobs that still run in threads."""
+    found = []
+    for one in frame.values:
+        name, since, thread = checked(one, (str, _NUMBER, (list, _NONE)))
+        _check_times(since)
+        if thread is None:
+            found.append(Abandoned(name, since, None))
+        else:
+            pid, tid = checked(thread, (int, int))
+            found.append(Abandoned(name, since, (pid, tid)))
+    return found
+
+
+def decode_not_open(frame: Frame) -> str:
+    """Decode NOT_OPEN: why the process could not open its resources."""
+    (error,) = frame.values_of((str,))
+    return str(error)
 
 
 # The plan

@@ -11,7 +11,6 @@ from fivestage.executors.process.job_histories import JobHistories
 from fivestage.executors.process.routing_messages import encode_routing, limit_lanes
 from fivestage.executors.worker import BLOCKED, ENDED, NOT_READY, RUNS_ON, LoopWorker
 from fivestage.pipeline.resource_manager import CLOSE_S
-from fivestage.pipeline.thread_pool import Abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from fivestage.executors.executor import OnFinished
     from fivestage.executors.process.connection import WorkerLink
     from fivestage.executors.process.frames import Frame
+    from fivestage.pipeline.thread_pool import Abandoned
 
 HELLO_S: Final = 5.0
 """Seconds that a forked process may take to be ready, besides the time for its resources."""
@@ -177,11 +177,9 @@ class ProcessWorker(LoopWorker):
         elif frame.kind == messages.HELLO:
             self.link.note_hello()
         elif frame.kind == messages.STATUS:
-            self._in_threads = [
-                Abandoned(name, since, thread and tuple(thread)) for name, since, thread in frame.values
-            ]
+            self._in_threads = messages.decode_status(frame)
         elif frame.kind == messages.NOT_OPEN:
-            (self.error,) = frame.values
+            self.error = messages.decode_not_open(frame)
             if self.on_error is not None:
                 self.on_error(self.error)
         else:
