@@ -8,6 +8,7 @@ A stage history is named by a *serial* number, which the bus gives it when it st
 from __future__ import annotations
 
 from math import isfinite
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -53,6 +54,8 @@ PONG: Final = 24
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 _DATA: Final = 2
 """The index of the size of the data among the values of a run."""
+_IS_INTERPRETED: Final = isinstance(StageRun.__init__, FunctionType)
+"""Compiled, the constructors of runs and running stages check the kinds of their arguments, at no cost."""
 _MAX_ATTEMPT: Final = 1 << 31
 _MAX_S: Final = 1e10
 """No time is larger: what is made of larger ones would not fit into an event."""
@@ -208,7 +211,7 @@ class FinishedMessage:
 
 def decode_finished(frame: Frame, plan: Plan) -> FinishedMessage:
     """Decode FINISHED, FAILED_OVER or DROPPED."""
-    superseded, size, sent, confidence, run = frame.values_of(_FINISHED_KINDS)
+    superseded, size, sent, confidence, run = _arguments(frame.values, _FINISHED_KINDS)
     blob, data_size = frame.blob, run[_DATA]
     data = None if data_size is None else blob[:data_size]
     return FinishedMessage(_run(run, data, plan), superseded, blob[len(blob) - sent :], size, confidence)
@@ -218,7 +221,7 @@ def decode_running(frame: Frame, plan: Plan) -> RunningStage:
     """Decode RUNNING or HEDGE."""
     (
         sequence, started_at, granted_s, node, attempt, probe, waited_s, counted, capped, hedge,
-    ) = frame.values_of(_RUNNING_KINDS)  # fmt: skip
+    ) = _arguments(frame.values, _RUNNING_KINDS)  # fmt: skip
     _check_times(started_at, granted_s, waited_s)
     spec = _stage(plan, sequence, attempt)
     return RunningStage(spec, started_at, granted_s, node, attempt, probe, waited_s, counted, capped, hedge)
@@ -228,6 +231,10 @@ def _stage(plan: Plan, sequence: int, attempt: int) -> StageSpec:
     if sequence < 0 or not 0 < attempt < _MAX_ATTEMPT:
         raise ValueError("no such attempt")
     return plan.stages[sequence]
+
+
+def _arguments(values: list[Any], kinds: Kinds) -> list[Any]:
+    return checked(values, kinds) if _IS_INTERPRETED else values
 
 
 def _check_times(*times: float) -> None:
@@ -251,7 +258,7 @@ def _run(values: list[Any], data: bytes | None, plan: Plan) -> StageRun:
         sequence, outcome, _, error, error_type, node, attempt,
         started_at, duration_s, granted_s, probe, verdict, excused, waited_s,
         where, partial, counted, capped, keeps_offer, hedge, overtaken,
-    ) = checked(values, _RUN_KINDS)  # fmt: skip
+    ) = _arguments(values, _RUN_KINDS)  # fmt: skip
     _check_times(started_at or 0.0, duration_s, granted_s, waited_s)
     return StageRun(
         _stage(plan, sequence, attempt), _OUTCOMES[outcome], data, error, error_type, node, attempt,
