@@ -146,9 +146,8 @@ class WorkerLink:
         self._loop.add_reader(self._socket, self._on_readable)
         self._loop.add_reader(pidfd, self._on_death)
         self.pid, self._pidfd, self.spawned_at = pid, pidfd, time.monotonic()
-        self._sending.attach(
-            self._socket
-        )  # last: ``reset`` may follow what fails above, and keeps the frames
+        # Last: where something above fails, ``reset`` follows, which keeps the frames.
+        self._sending.attach(self._socket)
 
     def note_hello(self) -> None:
         """Record that the process has reported that it is ready."""
