@@ -164,7 +164,7 @@ async def _offer(per_s: float, seconds: float, *, batched: bool) -> Load:
         while (now := time.monotonic()) < started_at + seconds:
             while len(asked) < (now - started_at) * per_s:
                 value = orjson.dumps({"query_id": str(len(asked)), "user_input": "any"})
-                asked.append(now)
+                asked.append(time.monotonic())  # not now: after a pause many are written at once
                 bus.put(value, timestamp=round(time.time() * 1000))
             await asyncio.sleep(0.001)
         while statuses.total() < len(asked):
