@@ -40,6 +40,7 @@ INVALID = {
     "a kind that there is not": encode(99, 1),
     "a kind that goes to the worker": encode(messages.START, 1),
     "the end of a job that is not here": encode(messages.DONE, 9, [True, []]),
+    "an end that is neither complete nor not": encode(messages.DONE, 1, [[], []]),
     "the start of a job that is not here": encode(messages.RUNNING, 9, [0]),
     "a start without values": encode(messages.RUNNING, 1),
     "no JSON": encode(messages.FINISHED, 1, [11]).replace(b"[11]", b"[1[]"),
@@ -54,7 +55,7 @@ INVALID = {
     "the start of no stage": encode(
         messages.HEDGE, 1, [-1, 1.0, 0.1, None, 1, False, 0.0, True, False, False]
     ),
-    "an offer of nobody": encode(messages.OFFER, 1, [1, 0.5, []], b"1"),
+    "an offer of a node without a name": encode(messages.OFFER, 1, [1, 0.5, []], b"1"),
     "a wait without an end": encode(messages.GOES_ON, 1, [1.0, None]),
     "calls since a text": encode(messages.STATUS, 0, [["node", "soon", None]]),
     "a failure without a text": encode(messages.NOT_OPEN, 0, [[]]),

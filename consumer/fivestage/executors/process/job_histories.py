@@ -76,7 +76,8 @@ class JobHistories:
     def _receive(self, frame: Frame) -> None:
         kind, serial = frame.kind, frame.serial
         if kind == messages.RUNNING:
-            _ = self._jobs[serial]
+            if serial not in self._jobs:
+                raise LookupError("no such history")
             self._starts[serial] = frame
             return
         start = self._starts.pop(serial, None)
@@ -137,7 +138,7 @@ class JobHistories:
         history.finish(finished.run)
 
     def _done(self, frame: Frame) -> None:
-        completed, unused_probes = frame.values
+        completed, unused_probes = messages.decode_done(frame)
         job, history = self._jobs.pop(frame.serial)
         del self._serial_of[history]
         for name in unused_probes:

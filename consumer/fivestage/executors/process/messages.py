@@ -1,14 +1,13 @@
 """Messages between the bus and its worker processes.
 
-Pure: the transport is in send_queue.py, reporter.py and connection.py. The kinds of all values from a worker
-are checked, and which stage and attempt they are about: the user's code may write into its memory.
-A stage history is named by a *serial* number, which the bus gives it when it starts the job.
+Pure: the transport is in send_queue.py, reporter.py and connection.py. What comes from a worker is checked,
+see stage_values.py. A stage history is named by a *serial* number, which the bus gives it when it starts the
+job.
 """
 
 from __future__ import annotations
 
 from math import isfinite
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -16,18 +15,32 @@ import orjson
 from fivestage.core.job import Job
 from fivestage.core.offer import Offer
 from fivestage.core.plan import Plan, StageSpec
-from fivestage.core.stage_run import RunningStage, StageRun
+from fivestage.core.stage_run import RunningStage
 from fivestage.core.trace_context import TraceContext
 from fivestage.executors.process.frames import BlobReader, Frame, Kinds, checked, encode
+from fivestage.executors.process.stage_values import (
+    DATA_SIZE,
+    NONE,
+    NUMBER,
+    TEXT,
+    arguments,
+    check_times,
+    run_of,
+    running_of,
+    stage_of,
+    values_of_run,
+    values_of_running,
+)
 from fivestage.pipeline.context import Query
 from fivestage.pipeline.thread_pool import Abandoned
-from fivestage_schemas import Outcome, StageType
+from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fivestage.core.routing_snapshot import RoutingSnapshot
     from fivestage.core.stage_history import StageHistory
+    from fivestage.core.stage_run import StageRun
 
 # To the worker
 START: Final = 1
@@ -51,24 +64,7 @@ NOT_OPEN: Final = 22
 STATUS: Final = 23
 PONG: Final = 24
 
-_OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
-_DATA: Final = 2
-"""The index of the size of the data among the values of a run."""
-_IS_INTERPRETED: Final = isinstance(StageRun.__init__, FunctionType)
-"""Compiled, the constructors of runs and running stages check the kinds of their arguments, at no cost."""
-_MAX_ATTEMPT: Final = 1 << 31
-_MAX_S: Final = 1e10
-"""No time is larger: what is made of larger ones would not fit into an event."""
-_NONE: Final = type(None)
-_NUMBER: Final = (int, float)
-_TEXT: Final = (str, _NONE)
-_RUNNING_KINDS: Final[Kinds] = (int, _NUMBER, _NUMBER, _TEXT, int, bool, _NUMBER, bool, bool, bool)
-_FINISHED_KINDS: Final[Kinds] = (int, int, int, (*_NUMBER, _NONE), list)
-_RUN_KINDS: Final[Kinds] = (
-    int, str, (int, _NONE), _TEXT, _TEXT, _TEXT, int,
-    (*_NUMBER, _NONE), _NUMBER, _NUMBER, bool, (bool, _NONE), bool, _NUMBER,
-    _TEXT, bool, bool, bool, bool, bool, bool,
-)  # fmt: skip
+_FINISHED_KINDS: Final[Kinds] = (int, int, int, (*NUMBER, NONE), list)
 
 # Jobs
 
@@ -85,7 +81,7 @@ def encode_start(job: Job, serial: int) -> bytes:
         (
             job.number, query.query_id, query.user_input, query.lane, job.started_at, job.ends_at,
             job.due_at if isfinite(job.due_at) else None, history.attempt, len(context),
-            [_values(run) for run in history.runs], [_values(run) for run in history.superseded],
+            [values_of_run(run) for run in history.runs], [values_of_run(run) for run in history.superseded],
             job.trace and list(job.trace), job.allow_partial,
             offer and [len(offer.answer_json), offer.confidence, offer.node],
         ),
@@ -109,8 +105,8 @@ def decode_start(
     size, runs, superseded, trace, allow_partial, offer = values[8:]
     reader = BlobReader(frame.blob)
     context = orjson.loads(reader.read(size) or b"") if size else {}
-    history.runs = [_run(run, reader.read(run[_DATA]), plan) for run in runs]
-    history.superseded = [_run(run, reader.read(run[_DATA]), plan) for run in superseded]
+    history.runs = [run_of(run, reader.read(run[DATA_SIZE]), plan) for run in runs]
+    history.superseded = [run_of(run, reader.read(run[DATA_SIZE]), plan) for run in superseded]
     if offer is not None:
         history.offer = Offer(reader.read(offer[0]) or b"", *offer[1:])
     query, routing = Query(query_id, user_input, lane, context), lanes.get(lane)
@@ -125,11 +121,7 @@ def decode_start(
 
 def encode_running(serial: int, stage: RunningStage, kind: int = RUNNING) -> bytes:
     """RUNNING: a stage starts. HEDGE: a call starts beside the running one."""
-    values = (
-        stage.spec.sequence, stage.started_at, stage.granted_s, stage.node, stage.attempt,
-        stage.probe, stage.waited_s, stage.counted, stage.capped, stage.hedge,
-    )  # fmt: skip
-    return encode(kind, serial, values)
+    return encode(kind, serial, values_of_running(stage))
 
 
 def encode_offer(serial: int, attempt: int, offer: Offer) -> bytes:
@@ -139,7 +131,7 @@ def encode_offer(serial: int, attempt: int, offer: Offer) -> bytes:
 
 def decode_offer(frame: Frame) -> tuple[int, Offer]:
     """Decode OFFER: the attempt, and what it offers."""
-    attempt, confidence, node = frame.values_of((int, (*_NUMBER, _NONE), _TEXT))
+    attempt, confidence, node = frame.values_of((int, (*NUMBER, NONE), TEXT))
     return attempt, Offer(frame.blob, confidence, node)
 
 
@@ -150,14 +142,14 @@ def encode_waits(serial: int, waiting: RunningStage) -> bytes:
 
 def decode_waits(frame: Frame, plan: Plan, now: float) -> RunningStage:
     """Decode WAITS."""
-    sequence, node, attempt = frame.values_of((int, _TEXT, int))
-    return RunningStage(_stage(plan, sequence, attempt), now, 0.0, node, attempt)
+    sequence, node, attempt = frame.values_of((int, TEXT, int))
+    return RunningStage(stage_of(plan, sequence, attempt), now, 0.0, node, attempt)
 
 
 def decode_goes_on(frame: Frame) -> tuple[float, float]:
     """Decode GOES_ON: the job's new start and end."""
-    started_at, ends_at = frame.values_of((_NUMBER, _NUMBER))
-    _check_times(started_at, ends_at)
+    started_at, ends_at = frame.values_of((NUMBER, NUMBER))
+    check_times(started_at, ends_at)
     return started_at, ends_at
 
 
@@ -179,7 +171,7 @@ def encode_finished(
     size = len(answer)
     if size > max_data_bytes:
         answer = b""
-    values = len(history.superseded), size, len(answer), confidence, _values(run)
+    values = len(history.superseded), size, len(answer), confidence, values_of_run(run)
     return encode(kind, serial, values, data + answer if answer else data)
 
 
@@ -211,60 +203,15 @@ class FinishedMessage:
 
 def decode_finished(frame: Frame, plan: Plan) -> FinishedMessage:
     """Decode FINISHED, FAILED_OVER or DROPPED."""
-    superseded, size, sent, confidence, run = _arguments(frame.values, _FINISHED_KINDS)
-    blob, data_size = frame.blob, run[_DATA]
+    superseded, size, sent, confidence, run = arguments(frame.values, _FINISHED_KINDS)
+    blob, data_size = frame.blob, run[DATA_SIZE]
     data = None if data_size is None else blob[:data_size]
-    return FinishedMessage(_run(run, data, plan), superseded, blob[len(blob) - sent :], size, confidence)
+    return FinishedMessage(run_of(run, data, plan), superseded, blob[len(blob) - sent :], size, confidence)
 
 
 def decode_running(frame: Frame, plan: Plan) -> RunningStage:
     """Decode RUNNING or HEDGE."""
-    (
-        sequence, started_at, granted_s, node, attempt, probe, waited_s, counted, capped, hedge,
-    ) = _arguments(frame.values, _RUNNING_KINDS)  # fmt: skip
-    _check_times(started_at, granted_s, waited_s)
-    spec = _stage(plan, sequence, attempt)
-    return RunningStage(spec, started_at, granted_s, node, attempt, probe, waited_s, counted, capped, hedge)
-
-
-def _stage(plan: Plan, sequence: int, attempt: int) -> StageSpec:
-    if sequence < 0 or not 0 < attempt < _MAX_ATTEMPT:
-        raise ValueError("no such attempt")
-    return plan.stages[sequence]
-
-
-def _arguments(values: list[Any], kinds: Kinds) -> list[Any]:
-    return checked(values, kinds) if _IS_INTERPRETED else values
-
-
-def _check_times(*times: float) -> None:
-    for seconds in times:
-        if not -_MAX_S < seconds < _MAX_S:
-            raise ValueError("no such time")
-
-
-def _values(run: StageRun) -> Sequence[Any]:
-    size = None if run.data_json is None else len(run.data_json)
-    return (
-        run.spec.sequence, run.outcome, size, run.error, run.error_type, run.node, run.attempt,
-        run.started_at, run.duration_s, run.granted_s, run.probe, run.verdict, run.excused, run.waited_s,
-        run.where, run.partial, run.counted, run.capped, run.keeps_offer, run.hedge, run.overtaken,
-    )  # fmt: skip
-
-
-def _run(values: list[Any], data: bytes | None, plan: Plan) -> StageRun:
-    # Each value by its name: compiled, ``*values`` would take seven times as long.
-    (
-        sequence, outcome, _, error, error_type, node, attempt,
-        started_at, duration_s, granted_s, probe, verdict, excused, waited_s,
-        where, partial, counted, capped, keeps_offer, hedge, overtaken,
-    ) = _arguments(values, _RUN_KINDS)  # fmt: skip
-    _check_times(started_at or 0.0, duration_s, granted_s, waited_s)
-    return StageRun(
-        _stage(plan, sequence, attempt), _OUTCOMES[outcome], data, error, error_type, node, attempt,
-        started_at, duration_s, granted_s, probe, verdict, excused, waited_s,
-        where, partial, counted, capped, keeps_offer, hedge, overtaken,
-    )  # fmt: skip
+    return running_of(frame.values, plan)
 
 
 # The process
@@ -274,14 +221,20 @@ def decode_status(frame: Frame) -> list[Abandoned]:
     """Decode STATUS: the calls of ended jobs that still run in threads."""
     found = []
     for one in frame.values:
-        name, since, thread = checked(one, (str, _NUMBER, (list, _NONE)))
-        _check_times(since)
+        name, since, thread = checked(one, (str, NUMBER, (list, NONE)))
+        check_times(since)
         if thread is None:
             found.append(Abandoned(name, since, None))
         else:
             pid, tid = checked(thread, (int, int))
             found.append(Abandoned(name, since, (pid, tid)))
     return found
+
+
+def decode_done(frame: Frame) -> tuple[bool, list[str]]:
+    """Decode DONE: whether the stages were completed, and the probes that were not used."""
+    completed, unused_probes = frame.values_of((bool, list))
+    return completed, unused_probes
 
 
 def decode_not_open(frame: Frame) -> str:
