@@ -121,22 +121,3 @@ async def test_each_call_has_its_own_limit(limits: tuple[float, float]) -> None:
     second = await bounds.run(asyncio.sleep(60), started_at + limits[1])
     assert (first.outcome, second.outcome) == (Outcome.SUCCESS, Outcome.TIMEOUT)
     assert clock() - started_at == pytest.approx(limits[1], abs=0.0001)
-
-
-async def test_one_timer_serves_all_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls of which each has a later limit than the one before set one timer, and leave none behind."""
-    loop = asyncio.get_running_loop()
-    own, timers = loop.call_at, list[asyncio.TimerHandle]()
-
-    def call_at(when: float, callback: Any, *args: Any, **options: Any) -> asyncio.TimerHandle:
-        handle = own(when, callback, *args, **options)
-        if isinstance(getattr(callback, "__self__", None), Bounds):
-            timers.append(handle)
-        return handle
-
-    monkeypatch.setattr(loop, "call_at", call_at)
-    bounds = Bounds(lambda: False)
-    for _ in range(5):
-        await bounds.run(asyncio.sleep(0.001), loop.time() + 0.05)
-    bounds.close()
-    assert [timer.cancelled() for timer in timers] == [True]

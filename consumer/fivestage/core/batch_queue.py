@@ -95,8 +95,12 @@ class BatchQueue(Generic[T]):
 
     @property
     def hopeless_at(self) -> float:
-        """When an item becomes hopeless that waits for the end of a running batch."""
-        return self._waiting[0][0] - self.cost.certain_s(1) if self._waiting else inf
+        """When an item becomes hopeless that waits for the end of a running batch.
+
+        Infinite as long as nothing is known of the cost of a batch: then its deadline alone ends the wait.
+        """
+        least_s = self.cost.certain_s(1)
+        return self._waiting[0][0] - least_s if self._waiting and least_s else inf
 
     def drop_hopeless(self, now: float) -> list[T]:
         """Remove the items that would be late even if a batch of one item started now."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fivestage.core.codec.data_json import as_json
 from fivestage.core.codec.refused_event import TOO_LARGE
 from fivestage.pipeline import fork_guard
+from fivestage.pipeline.call_limits import CallLimits
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.step_monitor import StepMonitor
 from fivestage_schemas import Outcome
@@ -42,11 +43,12 @@ class Bounds:
         max_bytes: Data that takes more bytes as JSON is left out of the results.
         latest: Until when a limit may be extended because other code blocked the loop (monotonic seconds);
             0.0 = never.
+        limits: Watches the limits; jobs that share it share timers.
     """
 
     __slots__ = (
-        "_call", "_timer", "_timer_at", "cancelled_outside", "cells", "check", "clock", "excused", "forks",
-        "latest", "loop", "max_bytes", "number", "retry_on", "task",
+        "_call", "_limits", "cancelled_outside", "cells", "check", "clock", "excused", "forks", "key",
+        "latest", "loop", "max_bytes", "number", "retry_on", "task", "watched_at",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +59,7 @@ class Bounds:
         monitor: StepMonitor | None = None,
         max_bytes: int | None = None,
         latest: float = 0.0,
+        limits: CallLimits | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         usual = getattr(self.loop.time, "__func__", None) is asyncio.BaseEventLoop.time
@@ -77,13 +80,16 @@ class Bounds:
         """The task that the calls run in; user code may have cancelled it."""
         self._call: BoundedCall | None = None
         """The call that waits; at most one does."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._limits = (limits or CallLimits()).on(self.loop)
+        self.watched_at = inf
+        """The earliest limit that is watched; that of *_call* or an earlier one."""
+        self.key = 0
+        """See ``LoopLimits``; 0 = none is watched."""
 
     def beside(self, cancelled_outside: Callable[[], bool]) -> Bounds:
         """Bounds for a call of the same job in a task of its own, beside those of this object."""
         other = Bounds(cancelled_outside, number=self.number, max_bytes=self.max_bytes, latest=self.latest)
-        other.cells = self.cells
+        other.cells, other._limits = self.cells, self._limits
         return other
 
     async def run(self, call: Coroutine[Any, Any, Any], ends_at: float) -> CallResult:
@@ -187,12 +193,11 @@ class Bounds:
     def watch(self, call: BoundedCall) -> None:
         """Let *call* expire at its ``ends_at``, until ``forget``.
 
-        The calls of a job share one timer, which most often is set once: the first call that waits sets it,
-        and the limits of later ones are later.
+        Of the calls of a job most often only the first limit is watched: those of later calls are later.
         """
         self._call = call
-        if self._timer is None or call.ends_at < self._timer_at:
-            self._set_timer(call.ends_at)
+        if call.ends_at < self.watched_at:
+            self._watch(call.ends_at)
 
     def forget(self) -> None:
         """The call that waited has ended."""
@@ -200,21 +205,23 @@ class Bounds:
 
     def close(self) -> None:
         """No call follows."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self.key:
+            self.watched_at = inf
+            self._limits.drop(self)
 
-    def _set_timer(self, at: float) -> None:
-        self.close()
-        self._timer_at = at
-        self._timer = self.loop.call_at(at, self._at_limit)
+    def _watch(self, at: float) -> None:
+        self.watched_at = at
+        self._limits.watch(self, at)
 
-    def _at_limit(self) -> None:
-        self._timer, call = None, self._call
+    def at_limit(self, at: float) -> None:
+        """End the call that waits, if this is its limit."""
+        if at != self.watched_at:  # an earlier one has been watched since
+            return
+        self.watched_at, call = inf, self._call
         if call is None:
             return
-        if call.ends_at > self._timer_at:  # set for an earlier call
-            self._set_timer(call.ends_at)
+        if call.ends_at > at:  # watched for an earlier call
+            self._watch(call.ends_at)
         else:
             call.expire()
 
