@@ -90,10 +90,15 @@ def test_two_loops_that_share_limits() -> None:
     """Jobs on another loop have their limits there, while those of the first one still wait."""
     limits = CallLimits()
 
+    async def second() -> list[tuple[Outcome, float]]:
+        loop = asyncio.get_running_loop()
+        assert limits.on(loop).loop is loop
+        return await job(limits, (60, 0.001))
+
     async def first() -> list[tuple[Outcome, float]]:
         waits = asyncio.create_task(job(limits, (60, LIMIT_S), (60, LIMIT_S)))
         await asyncio.sleep(0.001)
-        others = await asyncio.to_thread(lambda: asyncio.run(job(limits, (60, 0.001))))
+        others = await asyncio.to_thread(lambda: asyncio.run(second()))
         assert [outcome for outcome, _ in others] == [Outcome.TIMEOUT]
         return await waits
 
