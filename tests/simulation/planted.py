@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
+from fivestage._deadline_timer import DeadlineTimer
 from fivestage.core.ledger import Ledger, PartitionKey, PartitionOffsets
-from fivestage.dispatch.active_jobs import ActiveJobs
 from fivestage.dispatch.screening import Screening
 from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.consumer.committer import Committer
@@ -172,9 +172,9 @@ def one_too_far() -> list[Any]:
 
 
 def ends_late() -> list[Any]:
-    """An expired query runs on for ten milliseconds."""
-    original = ActiveJobs._set_timer
-    return [patch.object(ActiveJobs, "_set_timer", lambda running, at: original(running, at + 0.01))]
+    """An expired query runs on, or waits on, for ten milliseconds."""
+    original = DeadlineTimer._set
+    return [patch.object(DeadlineTimer, "_set", lambda timer, at: original(timer, at + 0.01))]
 
 
 def deadlines_unread() -> list[Any]:

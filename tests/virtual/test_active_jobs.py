@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fivestage._deadline_timer import SWEEP_AT
 from fivestage.core.admission.thread_queues import PATIENCE
 from fivestage.core.job import Job
 from fivestage.core.stage_run import StageRun
-from fivestage.dispatch.active_jobs import SWEEP_AT
 from fivestage.executors import InlineExecutor
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.settings import Settings

@@ -7,13 +7,14 @@ import itertools
 
 import pytest
 
+from fivestage._deadline_timer import SWEEP_AT
 from fivestage.core.codec.decode import Unreadable, UnreadableReason
 from fivestage.core.deadline import Budget
 from fivestage.core.ledger import PartitionOffsets
 from fivestage.core.records import PlainRecord
 from fivestage.core.time_slice import SLICE_S
 from fivestage.dispatch.in_flight import InFlightQuery
-from fivestage.dispatch.queue_deadlines import SWEEP_AT, QueueDeadlines
+from fivestage.dispatch.queue_deadlines import QueueDeadlines
 
 from .samples import block
 
@@ -99,4 +100,4 @@ async def test_ended_waits_are_removed() -> None:
     for number in range(10 * SWEEP_AT):
         seen.wait(number, 1e6).is_waiting = False
         assert len(seen.expiry) <= SWEEP_AT + 3 * len(waiting)
-    assert sum(one[2].is_waiting for one in seen.expiry._deadlines) == 100
+    assert sum(one.is_waiting for one in waiting) == 100

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
+from fivestage._deadline_timer import DeadlineTimer
 from fivestage.core.admission.thread_queues import ThreadQueues
 from fivestage.core.outcome import NO_THREAD, conclude
 from fivestage.core.stage_run import StageRun
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from fivestage.dispatch.watchdog import Watchdog
     from fivestage.executors import Executor
 
-SWEEP_AT: Final = 1000
-"""Heap entries, besides two for each job, above which the deadlines of ended jobs are swept."""
 LATE_S: Final = 0.03
 """Seconds of delay above which a timer shows a stall of the bus loop, in which no progress was noticed."""
 _PROCESSING: Final = StageType.PROCESSING
@@ -77,17 +75,19 @@ class ActiveJobs:
         self._on_slot_free = on_slot_free
         self.jobs: dict[int, Job] = {}
         """The jobs by number, the oldest first."""
-        self._deadlines: list[tuple[float, int]] = []
-        """A heap of the deadlines of jobs, some of which may have ended or have a later deadline."""
-        self.next_end_at = inf
-        """When the next job may have to end."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadlines: DeadlineTimer[int] = DeadlineTimer(self.jobs.__contains__, self._at_deadline)
+        """By the numbers of jobs, some of which have a later deadline by now."""
         self._queues = ThreadQueues()
         self.enqueued = EnqueuedJobs(slots)
         """Jobs that wait in the executor for the next slot."""
 
     def __repr__(self) -> str:
         return f"<ActiveJobs {len(self.jobs)}, {self.parked} of them wait for a thread>"
+
+    @property
+    def next_end_at(self) -> float:
+        """When the next job may have to end."""
+        return self._deadlines.set_for
 
     @property
     def parked(self) -> int:
@@ -108,7 +108,7 @@ class ActiveJobs:
             self._executor.submit(job)
         else:
             if job.due_at < inf:
-                self._watch(job.due_at, job)
+                self._deadlines.watch(job.due_at, job.number)
             self.enqueued.put(job, queue)
 
     def start_dequeued(self, job: Job) -> None:
@@ -125,39 +125,24 @@ class ActiveJobs:
     def _run(self, job: Job, now: float) -> None:
         """Take a slot, and watch the deadline."""
         job.started_among = self._slots.occupy(job.query.lane, now)
-        self._watch(job.ends_at, job)
+        self._deadlines.watch(job.ends_at, job.number)
 
-    def _watch(self, ends_at: float, job: Job) -> None:
-        heappush(self._deadlines, (ends_at, job.number))
-        if ends_at < self.next_end_at:
-            self._set_timer(ends_at)
-
-    def _set_timer(self, at: float) -> None:
-        """Set the one timer of all jobs: nearly every job ends long before its deadline."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self.next_end_at = at
-        self._timer = asyncio.get_running_loop().call_at(at, self._at_deadline)
-
-    def _at_deadline(self) -> None:
-        """End all jobs whose time is up, and set the timer for the next deadline.
+    def _at_deadline(self, set_for: float) -> None:
+        """End all jobs whose time is up.
 
         All results are published before any code is cancelled, because cancelling takes time.
         """
         over: list[Job] = []
-        deadlines, now = self._deadlines, asyncio.get_running_loop().time()
-        if now - self.next_end_at > LATE_S:
-            self._queues.excuse(now - self.next_end_at)
-        self._timer, self.next_end_at = None, inf
+        now = asyncio.get_running_loop().time()
+        if now - set_for > LATE_S:
+            self._queues.excuse(now - set_for)
         try:
             self._executor.refresh()  # what has just ended counts
-            while deadlines and (deadlines[0][0] <= now or deadlines[0][1] not in self.jobs):
-                job = self.jobs.get(heappop(deadlines)[1])
-                if job is None:
-                    continue
+            while (due := self._deadlines.pop(now)) is not None:
+                job = self.jobs[due[1]]
                 due_at = self._ends_at(job)
                 if due_at > now:  # a wait has moved the deadline
-                    heappush(deadlines, (due_at, job.number))
+                    self._deadlines.watch(due_at, job.number)
                 elif self.enqueued.dequeue(job):
                     self.drop_dequeued(job)
                     self._on_expired(job, now)
@@ -166,9 +151,7 @@ class ActiveJobs:
                 else:
                     over.append(job)
                     self._end(job)
-        finally:  # an error with one job must not cost the others their deadlines
-            if deadlines and deadlines[0][0] < self.next_end_at:
-                self._set_timer(deadlines[0][0])
+        finally:
             for job in over:
                 self._executor.cancel(job)
 
@@ -266,9 +249,6 @@ class ActiveJobs:
         outcome = conclude(job.history, job.plan, started_at=job.started_at, ends_at=job.ends_at, now=now)
         self._learner.learn(job, outcome, now, ran=not parked)
         del self.jobs[job.number]
-        if len(self._deadlines) > SWEEP_AT + 2 * len(self.jobs):
-            self._deadlines[:] = [(one.ends_at, one.number) for one in self.jobs.values()]
-            heapify(self._deadlines)
         if not parked:
             self._slots.release(job.query.lane)
         self._on_ended(job, outcome, now)

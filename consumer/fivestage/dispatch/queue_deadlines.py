@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from heapq import heapify, heappop, heappush
 from itertools import count
-from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from fivestage._deadline_timer import DeadlineTimer
 from fivestage.core.time_slice import TimeSlice
 
 if TYPE_CHECKING:
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
 
     from fivestage.dispatch.in_flight import InFlightQuery
 
-SWEEP_AT: Final = 1000
-"""Heap entries, besides two for each query that the last sweep left, at which the next sweep comes."""
+    Numbered = tuple[int, InFlightQuery]
+    """Queries themselves can't be compared."""
 
 
 class QueueDeadlines:
@@ -30,11 +29,8 @@ class QueueDeadlines:
 
     def __init__(self, expire: Callable[[InFlightQuery, float], None]) -> None:
         self._expire = expire
-        self._deadlines: list[tuple[float, int, InFlightQuery]] = []
+        self._deadlines: DeadlineTimer[Numbered] = DeadlineTimer(_is_waiting, self._expire_due)
         self._numbers = count()
-        self._sweep_at = SWEEP_AT
-        self._timer_at = inf
-        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._deadlines)
@@ -45,36 +41,17 @@ class QueueDeadlines:
     def watch(self, query: InFlightQuery) -> None:
         """Watch the end-to-end deadline of a query, if it has one, while the query waits."""
         due_at = query.budget.due_at
-        if due_at is None:
-            return
-        if len(self._deadlines) >= self._sweep_at:
-            self._sweep()
-        heappush(self._deadlines, (due_at, next(self._numbers), query))
-        if due_at < self._timer_at:
-            self._set_timer(due_at)
+        if due_at is not None:
+            self._deadlines.watch(due_at, (next(self._numbers), query))
 
-    def _sweep(self) -> None:
-        """Drop the deadlines of queries that no longer wait."""
-        self._deadlines[:] = [one for one in self._deadlines if one[2].is_waiting]
-        heapify(self._deadlines)
-        self._sweep_at = SWEEP_AT + 2 * len(self._deadlines)
+    def _expire_due(self, _: float) -> None:
+        """Expire queries for one time slice."""
+        time_slice = TimeSlice(asyncio.get_running_loop().time)
+        while (due := self._deadlines.pop(time_slice.now)) is not None:
+            self._expire(due[1][1], time_slice.now)
+            if time_slice.is_over():
+                break
 
-    def _set_timer(self, at: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_at(at, self._at_deadline)
 
-    def _at_deadline(self) -> None:
-        deadlines, time_slice = self._deadlines, TimeSlice(asyncio.get_running_loop().time)
-        self._timer, self._timer_at = None, inf
-        try:
-            while deadlines and (deadlines[0][0] <= time_slice.now or not deadlines[0][2].is_waiting):
-                query = heappop(deadlines)[2]
-                if query.is_waiting:
-                    self._expire(query, time_slice.now)
-                    if time_slice.is_over():
-                        break
-        finally:  # an error with one query must not cost the others their deadlines
-            if deadlines:
-                self._set_timer(deadlines[0][0])
+def _is_waiting(one: Numbered) -> bool:
+    return one[1].is_waiting

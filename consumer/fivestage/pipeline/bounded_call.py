@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fivestage.core.codec.data_json import as_json
 from fivestage.core.codec.refused_event import TOO_LARGE
 from fivestage.pipeline import fork_guard
-from fivestage.pipeline.call_limits import CallLimits
+from fivestage.pipeline.call_limits import CallLimits, LoopLimits
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.step_monitor import StepMonitor
 from fivestage_schemas import Outcome
@@ -47,8 +47,8 @@ class Bounds:
     """
 
     __slots__ = (
-        "_call", "_limits", "cancelled_outside", "cells", "check", "clock", "excused", "forks", "key",
-        "latest", "loop", "max_bytes", "number", "retry_on", "task", "watched_at",
+        "_call", "_key", "_limits", "_watch_at", "_watched_by", "cancelled_outside", "cells", "check",
+        "clock", "excused", "forks", "latest", "loop", "max_bytes", "number", "retry_on", "task",
     )  # fmt: skip
 
     def __init__(
@@ -80,11 +80,13 @@ class Bounds:
         """The task that the calls run in; user code may have cancelled it."""
         self._call: BoundedCall | None = None
         """The call that waits; at most one does."""
-        self._limits = (limits or CallLimits()).on(self.loop)
-        self.watched_at = inf
-        """The earliest limit that is watched; that of *_call* or an earlier one."""
-        self.key = 0
-        """See ``LoopLimits``; 0 = none is watched."""
+        self._limits = limits or CallLimits()
+        self._watched_by: LoopLimits | None = None
+        """None as long as no call has waited; the next two are set with it."""
+        self._watch_at = inf
+        """The earliest limit that is watched: that of *_call* or an earlier one."""
+        self._key = 0
+        """See ``LoopLimits``."""
 
     def beside(self, cancelled_outside: Callable[[], bool]) -> Bounds:
         """Bounds for a call of the same job in a task of its own, beside those of this object."""
@@ -196,7 +198,7 @@ class Bounds:
         Of the calls of a job most often only the first limit is watched: those of later calls are later.
         """
         self._call = call
-        if call.ends_at < self.watched_at:
+        if call.ends_at < self._watch_at:
             self._watch(call.ends_at)
 
     def forget(self) -> None:
@@ -205,19 +207,22 @@ class Bounds:
 
     def close(self) -> None:
         """No call follows."""
-        if self.key:
-            self.watched_at = inf
-            self._limits.drop(self)
+        if self._watched_by is not None:
+            self._watched_by.leave(self._key)
+            self._watched_by, self._watch_at = None, inf
 
     def _watch(self, at: float) -> None:
-        self.watched_at = at
-        self._limits.watch(self, at)
+        self._watch_at = at
+        if self._watched_by is None:
+            self._watched_by = self._limits.on(self.loop)
+            self._key = self._watched_by.enter(self)
+        self._watched_by.watch(at, self._key)
 
     def at_limit(self, at: float) -> None:
         """End the call that waits, if this is its limit."""
-        if at != self.watched_at:  # an earlier one has been watched since
+        if at != self._watch_at:  # an earlier one has been watched since
             return
-        self.watched_at, call = inf, self._call
+        self._watch_at, call = inf, self._call
         if call is None:
             return
         if call.ends_at > at:  # watched for an earlier call

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
-from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from fivestage._deadline_timer import DeadlineTimer
 
 if TYPE_CHECKING:
     import asyncio
 
     from fivestage.pipeline.bounded_call import Bounds
-
-SWEEP_AT: Final = 1000
-"""Heap entries, besides two for each job, above which those of ended jobs are swept."""
 
 
 class CallLimits:
@@ -33,62 +30,36 @@ class CallLimits:
 
 
 class LoopLimits:
-    """The limits of calls on one loop.
-
-    Nearly all calls end long before their limits: one timer for all costs a query a sixth of what a timer of
-    its own does.
-    """
+    """The limits of calls on one loop. A timer that is left behind would keep a user's loop busy: none is."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._jobs: dict[int, Bounds] = {}
-        """The bounds of the jobs with a limit that is watched, by key."""
-        self._limits: list[tuple[float, int]] = []
-        """A heap of limits and keys, some of calls that have ended."""
+        """The bounds of the jobs with a limit that is watched, by key: an entry keeps no ended job alive."""
         self._last_key = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = inf
+        self._limits: DeadlineTimer[int] = DeadlineTimer(self._jobs.__contains__, self._at_limit)
 
     def __repr__(self) -> str:
         return f"<LoopLimits of {len(self._jobs)} jobs>"
 
-    def watch(self, bounds: Bounds, at: float) -> None:
-        """Call ``at_limit(at)`` of *bounds* at that time, until ``drop``."""
-        if not bounds.key:
-            self._last_key = bounds.key = self._last_key + 1
-            self._jobs[bounds.key] = bounds
-        heappush(self._limits, (at, bounds.key))
-        if at < self._timer_at:
-            self._set_timer(at)
+    def enter(self, bounds: Bounds) -> int:
+        """Return the key by which limits of *bounds* are watched, until it leaves."""
+        self._last_key = key = self._last_key + 1
+        self._jobs[key] = bounds
+        return key
 
-    def drop(self, bounds: Bounds) -> None:
-        """No call of *bounds* follows."""
-        del self._jobs[bounds.key]
-        bounds.key = 0
+    def watch(self, at: float, key: int) -> None:
+        """Call ``at_limit(at)`` of the bounds with that key at that time, unless they leave before."""
+        self._limits.watch(at, key)
+
+    def leave(self, key: int) -> None:
+        """Watch no limit of the bounds with that key any more."""
+        del self._jobs[key]
         if not self._jobs:
             self._limits.clear()
-            self._stop_timer()
-        elif len(self._limits) > SWEEP_AT + 2 * len(self._jobs):
-            self._limits[:] = [(one.watched_at, one.key) for one in self._jobs.values()]
-            heapify(self._limits)
 
-    def _set_timer(self, at: float) -> None:
-        self._stop_timer()
-        self._timer_at = at
-        self._timer = self.loop.call_at(at, self._at_limit)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._timer_at = None, inf
-
-    def _at_limit(self) -> None:
-        limits, until = self._limits, max(self._timer_at, self.loop.time())
-        self._timer, self._timer_at = None, inf
-        while limits and (limits[0][0] <= until or limits[0][1] not in self._jobs):
-            at, key = heappop(limits)
-            bounds = self._jobs.get(key)
-            if bounds is not None:
-                bounds.at_limit(at)
-        if limits and limits[0][0] < self._timer_at:
-            self._set_timer(limits[0][0])
+    def _at_limit(self, set_for: float) -> None:
+        until = max(set_for, self.loop.time())
+        while (due := self._limits.pop(until)) is not None:
+            at, key = due
+            self._jobs[key].at_limit(at)
