@@ -19,7 +19,7 @@ SWEEP_AT: Final = 1000
 class DeadlineTimer(Generic[T]):
     """Calls back when deadlines pass, of things of which nearly all end long before theirs.
 
-    What ends is not removed, but skipped, or swept with others: so a deadline costs a sixth of a timer of its
+    What ends is not removed, but skipped, or swept with others: so a deadline costs a fifth of a timer of its
     own. Things are known by keys that can be compared. Used on one loop.
 
     Args:
@@ -64,6 +64,7 @@ class DeadlineTimer(Generic[T]):
     def clear(self) -> None:
         """Watch nothing any more."""
         self._heap.clear()
+        self._sweep_at = SWEEP_AT
         self._cancel()
 
     def _sweep(self) -> None:

@@ -28,7 +28,6 @@ QUICK_S = 0.03
 SLOW_S = 0.35
 LIMIT_S = 0.1
 PROCESSING, VALIDATION = 2, 3
-NODES = ("first", "second", "third", "fourth")
 ODD = (
     "slow", "slow", "stuck", "late", "late", "fails", "fails", "skips", "rejected", "large",
     "second", "second", "moved",
@@ -224,14 +223,18 @@ def _course(random: Random, job: Job, fate: str, now: float) -> list[Attempt]:
 def _process(random: Random, job: Job, run: StageRun, fate: str) -> None:
     query, history = job.query, job.history
     run.attempt = history.attempt
-    run.node = NODES[min(run.attempt, len(NODES)) - 1]  # a call that is taken away goes on at the next node
+    run.node = _node(run.attempt)  # a call that is taken away goes on at the next node
     padding = random.choice(PADDINGS) if fate == "large" else 0
     run.data_json = orjson.dumps(answer_to(query.query_id, query.user_input, padding))
 
 
+def _node(number: int) -> str:
+    return f"node{number}"
+
+
 def _fail_first(random: Random, run: StageRun) -> StageRun:
     """Draw the earlier attempt: a node that is suspended, fails, or times out."""
-    first = StageRun(run.spec, Outcome.ERROR, node=NODES[0], started_at=run.started_at, granted_s=LIMIT_S)
+    first = StageRun(run.spec, Outcome.ERROR, node=_node(1), started_at=run.started_at, granted_s=LIMIT_S)
     first.duration_s = random.random() * QUICK_S
     first.error, first.error_type = "it failed", random.choice(("breaker_open", "LookupError", "timeout"))
     if first.error_type == "breaker_open":
@@ -239,7 +242,7 @@ def _fail_first(random: Random, run: StageRun) -> StageRun:
     if first.error_type == "timeout":
         first.outcome, first.granted_s = Outcome.TIMEOUT, first.duration_s
     _follow(run, first.duration_s)
-    run.node = NODES[1]
+    run.node = _node(2)
     return first
 
 

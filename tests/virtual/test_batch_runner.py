@@ -431,6 +431,27 @@ async def test_queries_that_wait_for_a_batch_get_back_the_time_that_other_code_t
     assert str(result(bus, "a").status) == "success"
 
 
+async def test_queries_behind_a_first_batch_get_back_the_time_that_other_code_took() -> None:
+    """The same while a batch runs, of which nothing is known yet."""
+    node = Batches(0.1)
+    app = app_of(node, max_wait_ms=0)
+
+    @app.node("blocks", intents={"blocks"})
+    async def blocks(_query: Any, _ctx: Any) -> None:
+        await asyncio.sleep(0.095)
+        block(0.04)
+
+    async with bus_of(app) as bus:
+        await put(bus, "a")
+        await put(bus, "b", text="blocks")
+        await put(bus, "first")
+        await asyncio.sleep(0.008)
+        await put(bus, "next")
+        node.takes_s = 0.003
+        await finish(bus, 4)
+    assert [str(result(bus, name).status) for name in ("a", "next")] == ["success"] * 2
+
+
 async def test_two_loops_have_two_queues() -> None:
     """The queue belongs to the loop: an app used by one loop after the other starts afresh."""
     node = Batches()
@@ -478,5 +499,6 @@ async def test_a_batch_leaves_no_timer() -> None:
     async with MemoryBus(app, settings=Settings.model_validate(FIXED)) as bus:
         await asyncio.gather(*(bus.ask("any", query_id=f"q{number}") for number in range(8)))
         assert sum(len(names) for _, names in node.started) == 8
+        await asyncio.sleep(1)  # those of stage limits are over
         left = [timer for timer in loop._scheduled if not timer.cancelled()]
         assert [timer for timer in left if timer.when() > now() + 1000] == []

@@ -97,10 +97,9 @@ class BatchQueue(Generic[T]):
     def hopeless_at(self) -> float:
         """When an item becomes hopeless that waits for the end of a running batch.
 
-        Infinite as long as nothing is known of the cost of a batch: then its deadline alone ends the wait.
+        As long as nothing is known of the cost of a batch: just after its deadline, which ends its wait.
         """
-        least_s = self.cost.certain_s(1)
-        return self._waiting[0][0] - least_s if self._waiting and least_s else inf
+        return self._waiting[0][0] - (self.cost.certain_s(1) or -SLACK_S) if self._waiting else inf
 
     def drop_hopeless(self, now: float) -> list[T]:
         """Remove the items that would be late even if a batch of one item started now."""

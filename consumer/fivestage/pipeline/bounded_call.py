@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fivestage.core.codec.data_json import as_json
 from fivestage.core.codec.refused_event import TOO_LARGE
 from fivestage.pipeline import fork_guard
-from fivestage.pipeline.call_limits import CallLimits, LoopLimits
+from fivestage.pipeline.call_limits import LoopLimits, limits_on
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.step_monitor import StepMonitor
 from fivestage_schemas import Outcome
@@ -43,11 +43,10 @@ class Bounds:
         max_bytes: Data that takes more bytes as JSON is left out of the results.
         latest: Until when a limit may be extended because other code blocked the loop (monotonic seconds);
             0.0 = never.
-        limits: Watches the limits; jobs that share it share timers.
     """
 
     __slots__ = (
-        "_call", "_key", "_limits", "_watch_at", "_watched_by", "cancelled_outside", "cells", "check",
+        "_call", "_key", "_watch_at", "_watched_by", "cancelled_outside", "cells", "check",
         "clock", "excused", "forks", "latest", "loop", "max_bytes", "number", "retry_on", "task",
     )  # fmt: skip
 
@@ -59,7 +58,6 @@ class Bounds:
         monitor: StepMonitor | None = None,
         max_bytes: int | None = None,
         latest: float = 0.0,
-        limits: CallLimits | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         usual = getattr(self.loop.time, "__func__", None) is asyncio.BaseEventLoop.time
@@ -80,9 +78,8 @@ class Bounds:
         """The task that the calls run in; user code may have cancelled it."""
         self._call: BoundedCall | None = None
         """The call that waits; at most one does."""
-        self._limits = limits or CallLimits()
         self._watched_by: LoopLimits | None = None
-        """None as long as no call has waited; the next two are set with it."""
+        """None as long as no limit is watched."""
         self._watch_at = inf
         """The earliest limit that is watched: that of *_call* or an earlier one."""
         self._key = 0
@@ -91,7 +88,7 @@ class Bounds:
     def beside(self, cancelled_outside: Callable[[], bool]) -> Bounds:
         """Bounds for a call of the same job in a task of its own, beside those of this object."""
         other = Bounds(cancelled_outside, number=self.number, max_bytes=self.max_bytes, latest=self.latest)
-        other.cells, other._limits = self.cells, self._limits
+        other.cells = self.cells
         return other
 
     async def run(self, call: Coroutine[Any, Any, Any], ends_at: float) -> CallResult:
@@ -206,7 +203,7 @@ class Bounds:
         self._call = None
 
     def close(self) -> None:
-        """No call follows."""
+        """Watch no limit any more."""
         if self._watched_by is not None:
             self._watched_by.leave(self._key)
             self._watched_by, self._watch_at = None, inf
@@ -214,7 +211,7 @@ class Bounds:
     def _watch(self, at: float) -> None:
         self._watch_at = at
         if self._watched_by is None:
-            self._watched_by = self._limits.on(self.loop)
+            self._watched_by = limits_on(self.loop)
             self._key = self._watched_by.enter(self)
         self._watched_by.watch(at, self._key)
 
@@ -223,12 +220,12 @@ class Bounds:
         if at != self._watch_at:  # an earlier one has been watched since
             return
         self._watch_at, call = inf, self._call
-        if call is None:
-            return
-        if call.ends_at > at:  # watched for an earlier call
+        if call is not None and call.ends_at > at:  # watched for an earlier call
             self._watch(call.ends_at)
-        else:
+        elif call is not None:
             call.expire()
+        if self._watch_at == inf:  # code that does not end is not to be kept alive
+            self.close()
 
     def step(self, resume: Callable[[Any], Any], value: Any) -> Any:
         """Resume user code by its ``send`` or ``throw`` until it waits or ends."""

@@ -13,7 +13,6 @@ from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_run import StageRun
 from fivestage.errors import NodeError
 from fivestage.pipeline.bounded_call import Bounds
-from fivestage.pipeline.call_limits import CallLimits
 from fivestage.pipeline.call_result import NODE_BUSY, CallResult
 from fivestage.pipeline.context import OpenResources, StageContext
 from fivestage.pipeline.current_span import enter_query
@@ -64,8 +63,6 @@ class Shared(NamedTuple):
     """See ``StageContext.headers``."""
     gates: Gates
     """What the calls of each node share."""
-    limits: CallLimits
-    """Watches the limits of all calls."""
 
 
 class JobCalls:
@@ -84,7 +81,7 @@ class JobCalls:
     )  # fmt: skip
 
     def __init__(self, shared: Shared, job: Job, history: StageHistory, monitor: StepMonitor | None) -> None:
-        self._app, self._threads, resources, self._limit, deadline_header, self._gates, limits = shared
+        self._app, self._threads, resources, self._limit, deadline_header, self._gates = shared
         self._job, self._history = job, history
         self._node: Node | None = None
         """The node to call; None outside of processing, and for a name that is not registered."""
@@ -103,7 +100,6 @@ class JobCalls:
             monitor=monitor,
             max_bytes=self._limit.max_bytes,
             latest=ends_at,
-            limits=limits,
         )
         self._clock = self._bounds.clock
         ctx = StageContext(job.query.lane, ends_at, self._clock, _INTENT, self._threads, job.routing)

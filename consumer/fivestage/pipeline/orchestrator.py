@@ -18,7 +18,6 @@ from fivestage.core.records import NOT_FROM_KAFKA, Output
 from fivestage.core.stage_run import StageRun
 from fivestage.errors import ResourceError
 from fivestage.pipeline.bounded_call import Bounds, as_coroutine
-from fivestage.pipeline.call_limits import CallLimits
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.context import Query
 from fivestage.pipeline.job_calls import Shared
@@ -97,11 +96,11 @@ class Orchestrator:
         """Opened by ``async with``, or by the executor that runs jobs."""
         self._scope: Scope | None = None
         self._max_event_bytes = max_data_bytes
-        limit, limits = DataLimit.of(max_data_bytes), CallLimits()
+        limit = DataLimit.of(max_data_bytes)
         gates = Gates()
         self.hedges = gates.hedges
         """Has the calls that were overtaken and run on."""
-        self._shared = Shared(self.app, self.threads, self.resources, limit, deadline_header, gates, limits)
+        self._shared = Shared(self.app, self.threads, self.resources, limit, deadline_header, gates)
 
     def __repr__(self) -> str:
         return f"<Orchestrator {self.app} {self.threads}>"
