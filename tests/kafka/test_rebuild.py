@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.checker import CUT_OFF, check, wait_for_results, wait_until_committed
+from support.embedded import patient
 from support.feeder import Feeder, event, write
 from support.probe import counted
 from support.process import ServiceProcess
@@ -25,7 +26,8 @@ def test_clients_are_rebuilt(
 ) -> None:
     """A gap in the producer's sequence, and consumers whose tasks end, cost one rebuild each."""
     broken = ("gap", "kill fetch", "kill group")
-    with ServiceProcess("support.sabotage:app", kafka.bootstrap, settings_for(topics)) as service:
+    settings = {**patient(), **settings_for(topics)}
+    with ServiceProcess("support.sabotage:app", kafka.bootstrap, settings) as service:
         port = service.log[-1]["admin_port"]
         with Feeder(kafka.bootstrap, topics.queries, count=1500, rate=300) as feeder:
             for number, text in enumerate(broken, start=1):

@@ -19,6 +19,7 @@ from support.checker import (
     wait_for_results,
     wait_until_committed,
 )
+from support.embedded import patient
 from support.feeder import Feeder, event, write
 from support.mock import PRODUCE, SESSION, Mock
 from support.probe import counted, get, metrics
@@ -82,7 +83,8 @@ def test_background_tasks_that_die(record_property: Callable[[str, object], None
     One more within five minutes exits the process with 1 and the cause.
     """
     killed = ("fetch", "sender", "heartbeat", "group")
-    with Mock() as mock, ServiceProcess(APP, mock.bootstrap, SESSION) as service:
+    settings = {**patient(), **SESSION}  # a query that kills must get to its node
+    with Mock() as mock, ServiceProcess(APP, mock.bootstrap, settings) as service:
         port = service.log[-1]["admin_port"]
         with CommitWatch(mock.bootstrap, "fivestage", TOPICS) as watch:
             with Feeder(mock.bootstrap, TOPICS.queries, count=1500, rate=300) as feeder:
@@ -193,7 +195,7 @@ ENDED_AFTER_S = 10.0
 @pytest.mark.parametrize("how", ["await", "loop", "lock"])
 def test_a_shutdown_that_hangs(how: str) -> None:
     """Clients that never stop are left behind in time; a blocked process is killed."""
-    settings = {"shutdown.drain_timeout_ms": 500, "shutdown.total_timeout_ms": 2000}
+    settings = {**patient(), "shutdown.drain_timeout_ms": 500, "shutdown.total_timeout_ms": 2000}
     with Mock() as mock, ServiceProcess(APP, mock.bootstrap, settings) as service:
         write(mock.bootstrap, TOPICS.queries, [("hang", event("hang", f"hang {how}"))])
         wait_for_results(mock.bootstrap, TOPICS.results, 1)
