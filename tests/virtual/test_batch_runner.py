@@ -82,6 +82,15 @@ def app_of(node: Batches, *others: FakeNode, **options: Any) -> Pipeline:
     return app
 
 
+def add_blocking(app: Pipeline, after_s: float, for_s: float) -> None:
+    """Add a node that blocks the loop, after it has waited."""
+
+    @app.node("blocks", intents={"blocks"})
+    async def blocks(_query: Any, _ctx: Any) -> None:
+        await asyncio.sleep(after_s)
+        block(for_s)
+
+
 def bus_of(app: Pipeline, **settings: Any) -> MemoryBus:
     """Build a bus without learned limits."""
     return MemoryBus(app, settings=Settings.model_validate(FIXED | settings))
@@ -401,11 +410,7 @@ async def test_code_that_blocks_the_loop_costs_the_other_queries_no_answer() -> 
     """A batch whose end was delayed by other code is not late for that."""
     node = Batches(0.1)
     app = app_of(node, max_wait_ms=0)
-
-    @app.node("blocks", intents={"blocks"})
-    async def blocks(_query: Any, _ctx: Any) -> None:
-        await asyncio.sleep(0.05)
-        block(0.08)
+    add_blocking(app, 0.05, 0.08)
 
     async with bus_of(app) as bus:
         await put(bus, "a")
@@ -418,10 +423,7 @@ async def test_queries_that_wait_for_a_batch_get_back_the_time_that_other_code_t
     """Their stages had no time while the loop was blocked, so it does not end them."""
     node = Batches(0.005)
     app = app_of(node, max_wait_ms=20)
-
-    @app.node("blocks", intents={"blocks"})
-    async def blocks(_query: Any, _ctx: Any) -> None:
-        block(0.13)
+    add_blocking(app, 0, 0.13)
 
     async with bus_of(app) as bus:
         bus.put(query("a"))
@@ -435,11 +437,7 @@ async def test_queries_behind_a_first_batch_get_back_the_time_that_other_code_to
     """The same while a batch runs, of which nothing is known yet."""
     node = Batches(0.1)
     app = app_of(node, max_wait_ms=0)
-
-    @app.node("blocks", intents={"blocks"})
-    async def blocks(_query: Any, _ctx: Any) -> None:
-        await asyncio.sleep(0.095)
-        block(0.04)
+    add_blocking(app, 0.095, 0.04)
 
     async with bus_of(app) as bus:
         await put(bus, "a")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage.pipeline.bounded_call import TURN_S, Bounds
+from fivestage.pipeline.bounded_call import TURN_S
+from fivestage.pipeline.bounds import Bounds
 from fivestage_schemas import Outcome
 
 from .samples import block

@@ -11,7 +11,7 @@ import pytest
 
 from fivestage import Orchestrator, Pipeline, Plan
 from fivestage._deadline_timer import SWEEP_AT, DeadlineTimer
-from fivestage.pipeline.bounded_call import Bounds
+from fivestage.pipeline.bounds import Bounds
 from fivestage.pipeline.call_limits import limits_on
 from fivestage_schemas import Outcome
 
@@ -111,8 +111,8 @@ async def test_limits_of_ended_jobs_are_swept() -> None:
     assert await slow == [(Outcome.TIMEOUT, 90.0)]
 
 
-async def test_earlier_limits_are_watched_only_once() -> None:
-    """Calls of a job with ever later limits add no deadlines."""
+async def test_later_limits_add_no_deadlines() -> None:
+    """The calls of a job, each with a later limit than the one before, are watched by one deadline."""
     patient = asyncio.create_task(job((60, 30)))
     await asyncio.sleep(0)
     await job(*[(0.001, 1)] * 100)

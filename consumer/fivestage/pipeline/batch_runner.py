@@ -16,7 +16,8 @@ from fivestage.core.batch_queue import BatchQueue
 from fivestage.core.exception_origin import Frame, attach, frames_of, keep_frames
 from fivestage.pipeline.batch import BatchContext, BatchItem
 from fivestage.pipeline.batch_call import BatchCall, outcomes_of
-from fivestage.pipeline.bounded_call import FOREVER_S, LATE_S, BoundedCall, Bounds, as_coroutine
+from fivestage.pipeline.bounded_call import LATE_S, BoundedCall, as_coroutine
+from fivestage.pipeline.bounds import FOREVER_S, Bounds
 from fivestage.pipeline.call_result import NodeBusyError
 from fivestage.pipeline.running_call import context_of, running_call
 

@@ -10,7 +10,7 @@ from fivestage._deadline_timer import DeadlineTimer
 if TYPE_CHECKING:
     import asyncio
 
-    from fivestage.pipeline.bounded_call import Bounds
+    from fivestage.pipeline.bounds import Bounds
 
 _latest: Final = threading.local()
 """Has the LoopLimits of the loop that each thread ran last."""

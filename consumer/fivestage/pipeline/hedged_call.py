@@ -27,7 +27,7 @@ from fivestage_schemas import Outcome
 
 if TYPE_CHECKING:
     from fivestage.core.plan import StageSpec
-    from fivestage.pipeline.bounded_call import Bounds
+    from fivestage.pipeline.bounds import Bounds
     from fivestage.pipeline.call_slots import Slot
     from fivestage.pipeline.context import StageContext
     from fivestage.pipeline.node import Node

@@ -12,7 +12,7 @@ from fivestage.core.codec.jsonable import type_name
 from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_run import StageRun
 from fivestage.errors import NodeError
-from fivestage.pipeline.bounded_call import Bounds
+from fivestage.pipeline.bounds import Bounds
 from fivestage.pipeline.call_result import NODE_BUSY, CallResult
 from fivestage.pipeline.context import OpenResources, StageContext
 from fivestage.pipeline.current_span import enter_query

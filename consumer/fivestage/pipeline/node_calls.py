@@ -7,7 +7,7 @@ from random import random
 from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.stage_run import StageRun
-from fivestage.pipeline.bounded_call import FOREVER_S
+from fivestage.pipeline.bounds import FOREVER_S
 from fivestage.pipeline.call_slots import running_slot
 from fivestage.pipeline.node_choice import fallback_node, needed_s
 from fivestage.pipeline.stage_attempt import StageAttempts

@@ -17,7 +17,8 @@ from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA, Output
 from fivestage.core.stage_run import StageRun
 from fivestage.errors import ResourceError
-from fivestage.pipeline.bounded_call import Bounds, as_coroutine
+from fivestage.pipeline.bounded_call import as_coroutine
+from fivestage.pipeline.bounds import Bounds
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.context import Query
 from fivestage.pipeline.job_calls import Shared

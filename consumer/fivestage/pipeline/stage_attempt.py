@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_run import RunningStage, StageRun
-from fivestage.pipeline.bounded_call import FOREVER_S
+from fivestage.pipeline.bounds import FOREVER_S
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.current_span import enter_call
 from fivestage.pipeline.job_calls import JobCalls

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.stage_history import StageHistory
     from fivestage.core.stage_run import RunningStage
-    from fivestage.pipeline.bounded_call import Bounds
+    from fivestage.pipeline.bounds import Bounds
     from fivestage.pipeline.context import Query, StageContext
     from fivestage.pipeline.node import Handler
     from fivestage.pipeline.pipeline import Pipeline
