@@ -8,12 +8,12 @@ code 1 when a bar is not kept.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from . import batches, coinciding, hedge, idle, latency, llm, memory, orchestration, rates, rounds, workers
+from .children import run_verb
 from .entries import CONTESTANTS, QUICK
 from .parts import Bar, Options, Part, file_name
 from .report import DESTINATION, describe_machine, save, table, write
@@ -125,4 +125,4 @@ def _options(given: argparse.Namespace) -> Options:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    run_verb(main)

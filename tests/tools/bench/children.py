@@ -12,10 +12,10 @@ import time
 import urllib.request
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -23,6 +23,22 @@ READY_S = 60.0
 
 Samples = dict[str, float]
 """One scrape of /metrics, by name and labels as written there."""
+TERMINATED = 128 + signal.SIGTERM
+"""The exit code of a verb that is ended by SIGTERM."""
+
+
+def run_verb(main: Callable[[], Awaitable[int | None]]) -> NoReturn:
+    """Run a verb; on SIGTERM, end its processes first: a service left over disturbs what runs next."""
+
+    async def until_terminated() -> int | None:
+        running = asyncio.ensure_future(main())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+        return await running
+
+    try:
+        sys.exit(asyncio.run(until_terminated()))
+    except asyncio.CancelledError:
+        sys.exit(TERMINATED)
 
 
 class Child:

@@ -11,10 +11,10 @@ themselves, and no worker is replaced.
 from __future__ import annotations
 
 import argparse
-import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from .children import run_verb
 from .hostile_kinds import KINDS
 from .hostile_run import SECONDS, Options, Row, run
 from .report import save, table, write
@@ -148,4 +148,4 @@ def _counts(ended_as: dict[str, int]) -> str | None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run_verb(main)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from .children import Child
+from .children import Child, run_verb
 from .load import Segment
 from .observe import REPLACED, STALLED, Observed, observe
 from .ordinary_app import ANSWER, ask_cold, ask_own, close_sessions, look_up
@@ -204,4 +204,4 @@ def _cells(row: Row) -> list[object]:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run_verb(main)

@@ -13,6 +13,7 @@ import statistics
 from dataclasses import asdict, dataclass
 
 from .answers import Answer, asked_ms, first_answers, read_all
+from .children import run_verb
 from .contestants import CONTESTANTS, TTL_MS, until_it_answers
 from .load import Load, Offered, Segment, offer
 from .place import Place, place
@@ -194,4 +195,4 @@ def _draw(found: list[Figures]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run_verb(main)

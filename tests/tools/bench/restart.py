@@ -11,12 +11,11 @@ import argparse
 import asyncio
 import contextlib
 import signal
-import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from .answers import Answer, asked_ms, first_answers, read_all
-from .children import Service
+from .children import Service, run_verb
 from .contestants import until_it_answers
 from .load import Load, Segment, offer
 from .parts import Bar
@@ -243,4 +242,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    run_verb(main)

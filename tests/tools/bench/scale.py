@@ -7,7 +7,6 @@ the machine affects all of them. Exit code 1 where a cost grows faster than in p
 from __future__ import annotations
 
 import argparse
-import asyncio
 import math
 import statistics
 import sys
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from .children import run_verb
 from .report import save, table
 from .scale_axes import Axis, axes
 from .scale_plot import draw_curves
@@ -149,4 +149,4 @@ def _publish(curves: list[Curve], options: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    run_verb(main)

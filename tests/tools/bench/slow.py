@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from .answers import Answer, asked_ms, collect, first_answers
-from .children import Samples, Service, total
+from .children import Samples, Service, run_verb, total
 from .contestants import until_it_answers
 from .load import Load, Offered, Segment, offer
 from .place import place
@@ -216,4 +216,4 @@ def _draw(bins: list[Bin], scrapes: list[Scrape]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run_verb(main)

@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .children import Service, total
+from .children import Service, run_verb, total
 from .load import Load, Segment, offer
 from .place import Place, place
 from .plot import Line, Panel, draw
@@ -192,4 +191,4 @@ def _publish(samples: list[Sample], growths: list[Growth], options: dict[str, ob
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    run_verb(main)

@@ -10,16 +10,17 @@ import shlex
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from .children import ROOT
+from support.operations import until
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from .children import ROOT, TERMINATED
 
 LIMIT_S = 240
+SERVICE = b"-m\0fivestage\0run\0"
 
 
 class Verb(NamedTuple):
@@ -90,6 +91,30 @@ def test_a_verb_ends_and_publishes(verb: Verb, tmp_path: Path) -> None:
     assert "Traceback" not in said, said[-3000:]
     figures = json.dumps(json.loads((tmp_path / verb.published).read_text(encoding="utf-8")))
     assert re.search(r": [1-9][0-9]*", figures), "nothing was measured"
+
+
+def test_a_verb_that_is_terminated_leaves_no_process(tmp_path: Path) -> None:
+    """On SIGTERM its broker and its service end with it."""
+    command = [sys.executable, "-m", "tests.tools.bench.slow", "--phases", "600:20", "--rate", "20"]
+    environment = {**os.environ, "FIVESTAGE_BENCH_OUT": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as verb:
+        try:
+            until(lambda: any(SERVICE in command for command in _with_environment(tmp_path)), "the service")
+            verb.terminate()
+            assert verb.wait(LIMIT_S) == TERMINATED
+            until(lambda: not _with_environment(tmp_path), "the end of its processes")
+        finally:
+            verb.kill()
+
+
+def _with_environment(folder: Path) -> list[bytes]:
+    """The command lines of all processes that have a folder in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is of another user
+            if bytes(folder) in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes())
+    return found
 
 
 @pytest.mark.parametrize(
