@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.admin.config_resource import ConfigResourceType
+from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from fivestage.core.ledger import Ledger
 from fivestage.core.observer import Observer
 from fivestage.core.records import Output
+from fivestage.kafka.connection.preflight import ask
 from fivestage.kafka.consumer.source import Source
 from fivestage.kafka.topics import BATCH_OVERHEAD_BYTES, largest_records
 from fivestage.kafka.topics import check as check_topics
@@ -37,7 +40,7 @@ from support.checker import (
     wait_until_committed,
 )
 from support.feeder import Feeder, write
-from support.operations import Operator
+from support.operations import Operator, until
 from support.probe import counted, get
 from support.process import ServiceProcess
 from support.watches import sample
@@ -45,7 +48,7 @@ from support.watches import sample
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kafka.broker import TopicSet
+    from kafka.broker import RealBroker, TopicSet
     from kafka.cluster import Cluster
 
     Record = Callable[[str, object], None]
@@ -147,15 +150,28 @@ def test_start_while_a_broker_is_away(cluster: Cluster) -> None:
         kafka=KafkaSettings(bootstrap_servers=cluster.bootstrap), topics=TopicSettings(**names)
     )
 
-    async def ask() -> int:
+    async def largest() -> int:
         await check_topics(settings)
         return (await largest_records(settings))[Output.RESULTS]
 
+    until(lambda: _limits(cluster, settings) == {"20000"}, "each broker knows the limit")
     cluster.kill(2)
-    sizes = {asyncio.run(ask()) for _ in range(10)}  # each asks a broker at random
+    sizes = {asyncio.run(largest()) for _ in range(10)}  # each takes the first answer, of any broker
     cluster.start(2)
     cluster.wait_until_in_sync()
     assert sizes == {20_000 - BATCH_OVERHEAD_BYTES}
+
+
+def _limits(cluster: Cluster, settings: Settings) -> set[str]:
+    """The largest record of the results, as each broker knows it."""
+    resource = (ConfigResourceType.TOPIC, settings.topics.results, ["max.message.bytes"])
+
+    async def known(broker: RealBroker) -> str:
+        host, _, port = broker.bootstrap.rpartition(":")
+        response = await ask(settings.kafka, host, int(port), DescribeConfigsRequest([resource]))
+        return str(response.resources[0][-1][0][1])
+
+    return {asyncio.run(known(broker)) for broker in cluster.brokers.values()}
 
 
 @pytest.mark.fault(2)
