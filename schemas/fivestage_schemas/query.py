@@ -35,7 +35,9 @@ class QueryEvent(Event):
     """A question, and until when its answer is useful."""
 
     query_id: QueryId
-    user_input: Annotated[str, AfterValidator(_short_enough)]
+    user_input: Annotated[
+        str, AfterValidator(_short_enough), Field(json_schema_extra={"maxLength": MAX_USER_INPUT_BYTES})
+    ]
     """The question; at most 32 KiB as UTF-8."""
     lane: Lane | None = None
     """The traffic class; the service's default lane if absent."""

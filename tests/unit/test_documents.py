@@ -159,6 +159,13 @@ def test_config_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert re.search(r'^kafka.group_id = "mine" +# fivestage.toml$', shown, flags=re.MULTILINE)
 
 
+def test_schema_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The printed commands write the schemas and find them unchanged."""
+    [export, check] = commands(text_of("docs/events.md"))
+    assert "pipeline_result.json" in run_here(export, tmp_path, monkeypatch)
+    assert "pipeline_result: unchanged" in run_here(check, tmp_path, monkeypatch)
+
+
 def test_controls_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first file of docs/controls.md is accepted, and is the gallery's column *off*."""
     (tmp_path / "fivestage.toml").write_text(blocks("toml", CONTROLS)[0], encoding="utf-8")

@@ -9,6 +9,7 @@ from tools.long.__main__ import VERBS as LONG_VERBS
 
 RUN, HELP = "tests/unit/test_documents.py", "tests/embedded/cli/test_help.py::test_example_parses"
 WITH_A_BROKER, SETTINGS = f"{RUN}::test_commands_with_a_broker", f"{RUN}::test_config_commands"
+SCHEMAS = f"{RUN}::test_schema_commands"
 IMAGE = "tests/kafka/deploy/test_image.py::test_answers_without_rights"
 TERMINAL = "tests/embedded/cli/test_terminal_page.py::test_printed_commands"
 TOPICS = "tests/kafka/test_commands.py::test_create_then_check"
@@ -39,6 +40,8 @@ RUN_BY = {
     "fivestage dlq list --reason not_json --limit 10 --json": WITH_A_BROKER,
     "fivestage dlq replay --dry-run": WITH_A_BROKER,
     "fivestage dlq replay --reason unknown_lane": WITH_A_BROKER,
+    "fivestage schemas export schemas": SCHEMAS,
+    "fivestage schemas check schemas": SCHEMAS,
     "fivestage config show": SETTINGS,
     "fivestage config check --config fivestage.toml": SETTINGS,
     "docker build -f deploy/Dockerfile -t fivestage .": IMAGE,

@@ -90,37 +90,38 @@ def test_required_fields(name: str) -> None:
             model.model_validate({key: value for key, value in least.items() if key != field})
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
-        ("query_event", {"query_id": ""}),
-        ("query_event", {"query_id": "x" * 129}),
-        ("query_event", {"query_id": "q 1"}),
-        ("query_event", {"query_id": "q-1\n"}),
-        ("query_event", {"user_input": "x" * 32769}),
-        ("query_event", {"deadline": "2030-01-01T00:00:00"}),
-        ("query_event", {"budget_ms": 0}),
-        ("query_event", {"allow_partial": "yes"}),
-        ("query_event", {"allow_partial": 1}),
-        ("query_event", {"context": []}),
-        ("query_event", {"lane": "a b"}),
-        ("stage_result", {"stage_type": "thinking"}),
-        ("stage_result", {"sequence": 5}),
-        ("stage_result", {"sequence": -1}),
-        ("stage_result", {"outcome": "maybe"}),
-        ("stage_result", {"attempt": 0}),
-        ("stage_result", {"duration_ms": -0.1}),
-        ("stage_result", {"started_at": "2030-01-01T00:00:00"}),
-        ("pipeline_result", {"status": "done"}),
-        ("pipeline_result", {"confidence": 1.01}),
-        ("pipeline_result", {"confidence": -0.01}),
-        ("pipeline_result", {"source": {"topic": "t", "partition": -1, "offset": 0}}),
-        ("pipeline_result", {"metrics": {}}),
-        ("timeout_event", {"scope": "other"}),
-        ("timeout_event", {"reason": "other"}),
-        ("timeout_event", {"completed": ["other"]}),
-    ],
-)
+WRONG: list[tuple[str, dict[str, Any]]] = [
+    ("query_event", {"query_id": ""}),
+    ("query_event", {"query_id": "x" * 129}),
+    ("query_event", {"query_id": "q 1"}),
+    ("query_event", {"query_id": "q-1\n"}),
+    ("query_event", {"user_input": "x" * 32769}),
+    ("query_event", {"deadline": "2030-01-01T00:00:00"}),
+    ("query_event", {"budget_ms": 0}),
+    ("query_event", {"allow_partial": "yes"}),
+    ("query_event", {"allow_partial": 1}),
+    ("query_event", {"context": []}),
+    ("query_event", {"lane": "a b"}),
+    ("stage_result", {"stage_type": "thinking"}),
+    ("stage_result", {"sequence": 5}),
+    ("stage_result", {"sequence": -1}),
+    ("stage_result", {"outcome": "maybe"}),
+    ("stage_result", {"attempt": 0}),
+    ("stage_result", {"duration_ms": -0.1}),
+    ("stage_result", {"started_at": "2030-01-01T00:00:00"}),
+    ("pipeline_result", {"status": "done"}),
+    ("pipeline_result", {"confidence": 1.01}),
+    ("pipeline_result", {"confidence": -0.01}),
+    ("pipeline_result", {"source": {"topic": "t", "partition": -1, "offset": 0}}),
+    ("pipeline_result", {"metrics": {}}),
+    ("timeout_event", {"scope": "other"}),
+    ("timeout_event", {"reason": "other"}),
+    ("timeout_event", {"completed": ["other"]}),
+]
+"""By the name of a sample, fields with values that the contract forbids."""
+
+
+@pytest.mark.parametrize(("name", "wrong"), WRONG)
 def test_wrong_values_are_refused(name: str, wrong: dict[str, Any]) -> None:
     """Each bound and each set of words of the contract is enforced."""
     with pytest.raises(ValidationError, match=next(iter(wrong))):

@@ -27,6 +27,7 @@ from fivestage.cli import (
     new,
     produce,
     run,
+    schemas,
     top,
     topics,
     watch,
@@ -76,6 +77,7 @@ app.command("bench")(bench.bench)
 app.command("broker")(broker.broker)
 app.add_typer(topics.app, name="topics")
 app.add_typer(config.app, name="config")
+app.add_typer(schemas.app, name="schemas")
 app.add_typer(dlq.app, name="dlq")
 
 __all__ = ["app"]
