@@ -276,7 +276,7 @@ async def test_a_rejection_says_why(returned: Any, fault: str) -> None:
 @pytest.mark.parametrize(
     ("returned", "got"),
     [
-        (("search", 0.5), "tuple"),
+        (("search", 0.5), "list"),
         (None, "NoneType"),
         ("", "an empty text"),
         ({}, 'a dict without "intent"'),
@@ -364,8 +364,6 @@ async def test_a_rejected_answer_may_be_an_error(plan: Plan) -> None:
         ({"answer": None}, None, None),
         ({"answer": 1, "confidence": 7}, 1, 1.0),
         ({"answer": 1, "confidence": -0.1}, 1, 0.0),
-        ({"answer": 1, "confidence": float("nan")}, 1, 0.0),
-        ({"answer": 1, "confidence": float("inf")}, 1, 1.0),
         ({"answer": 1, "confidence": True}, 1, None),
         ({"answer": 1, "confidence": "high"}, 1, None),
         ({"result": 1}, {"result": 1}, None),
@@ -788,14 +786,11 @@ class _HostileDict(dict[str, Any]):
         raise RuntimeError("do not look")
 
 
-@pytest.mark.parametrize("stage", [PROCESSING, VALIDATION])
-async def test_data_that_cannot_be_inspected_is_an_error(stage: StageType) -> None:
-    """Data that is JSON but raises when inspected fails its stage only."""
-    result = await ask(**{stage.value: returning(_HostileDict(answer=1))})
-    failed = result.stages[list(StageType).index(stage)]
-    assert (failed.outcome, failed.error_type, failed.data) == (E, "RuntimeError", None)
-    assert result.status is (FAILED if stage is PROCESSING else OK)
-    assert now() == 0
+async def test_methods_of_the_class_of_data_are_not_called() -> None:
+    """Data of a subclass of dict is read as JSON, whatever its methods do."""
+    result = await ask(processing=returning(_HostileDict(answer=1)), validation=returning(_HostileDict()))
+    assert (result.status, result.answer) == (OK, 1)
+    assert (result.stages[3].error_type, result.validated) == ("NodeError", None)
 
 
 async def test_an_extended_limit_is_reported_with_rejected_data() -> None:
@@ -805,10 +800,10 @@ async def test_an_extended_limit_is_reported_with_rejected_data() -> None:
     async def waiting(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
         loop.call_later(0.005, block, 0.1)
         await asyncio.sleep(0.01)
-        return _HostileDict()
+        return "no verdict"
 
     failed = (await ask(validation=waiting)).stages[3]
-    assert (failed.outcome, failed.error_type) == (E, "RuntimeError")
+    assert (failed.outcome, failed.error_type) == (E, "NodeError")
     assert failed.timeout_ms == pytest.approx(40 + 130, abs=2)  # noticed 65 ms late, at 105
 
 

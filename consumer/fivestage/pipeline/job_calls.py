@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fivestage.core.adaptive.breaker import BreakerState
-from fivestage.core.codec.data_json import as_json
+from fivestage.core.codec.data_json import as_json, limited_json
 from fivestage.core.codec.jsonable import type_name
 from fivestage.core.deadline import stage_grant
 from fivestage.core.stage_run import StageRun
@@ -185,7 +185,10 @@ class JobCalls:
             record(ctx, result.data)
             if ctx.stage_type is _PROCESSING:
                 self._history.confidence = ctx.confidence
-                ctx.answer, answer_json = as_json(ctx.answer, self._limit.max_bytes)
+                if result.data_json is None:  # it is too large, and as the author returned it
+                    ctx.answer, answer_json = as_json(ctx.answer, self._limit.max_bytes)
+                else:
+                    answer_json = limited_json(ctx.answer, self._limit.max_bytes)
                 self._history.answer_json = answer_json or self._limit.left_out
         except BaseException as raised:  # noqa: BLE001 - the class of the data may be the author's
             failed = CallResult.of_error(raised, result.duration_s)
