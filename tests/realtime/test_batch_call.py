@@ -41,8 +41,9 @@ def names_left(bus: Bus) -> list[str]:
 
 async def a_batch(bus: Bus, place: Place, node: str) -> list[Job]:
     """Submit a full batch, and wait until its node has been called."""
+    before = len(place.notes(node))
     jobs = [bus.submit(node) for _ in range(SIZE)]
-    await until(lambda: place.notes(node), f"the node {node} is called")
+    await until(lambda: len(place.notes(node)) > before, f"the node {node} is called")
     for job in jobs:
         await bus.processing(job)
     return jobs
