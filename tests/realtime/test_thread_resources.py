@@ -8,6 +8,7 @@ import gc
 import threading
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import orjson
 import pytest
 from structlog.testing import capture_logs
@@ -207,6 +208,37 @@ async def test_a_clean_up_that_fails_is_logged() -> None:
             await until(started.is_set)
         tasks.clear()
         gc.collect()
-    errors = [line["error_type"] for line in log if line["event"] == "task of a node failed"]
-    assert errors == ["LookupError"]
+    [line] = [line for line in log if line["event"] == "task of a node failed"]
+    assert (line["error_type"], line["coroutine"].endswith("linger")) == ("LookupError", True)
+    raised_at = linger.__code__.co_firstlineno + 5
+    assert line["where"] == f"{__file__}:{raised_at}"
+    assert line["frames"][-1] == f"{__file__}:{raised_at} linger"
     assert "a query's text" not in str(log)
+
+
+@pytest.mark.filterwarnings("ignore:Unclosed client session:ResourceWarning")
+async def test_what_a_node_leaves_open_is_not_called_a_failed_task() -> None:
+    """A client session that is dropped without ``close`` is reported in the library's words."""
+    app = Pipeline(builtins=False)
+
+    @app.decision
+    async def _choose(_query: Query, _ctx: StageContext) -> str:
+        return "forgets"
+
+    @app.node("forgets")
+    async def _forget(_query: Query, _ctx: StageContext) -> str:
+        aiohttp.ClientSession()
+        gc.collect()
+        return "forgot"
+
+    with capture_logs() as log:
+        executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=LIMIT_S)
+        async with MemoryBus(app, executor=executor) as bus:
+            assert (await bus.ask("any")).answer == "forgot"
+    [line] = [line for line in log if line["event"] == "reported by the event loop"]
+    assert line == {
+        "event": "reported by the event loop",
+        "log_level": "warning",
+        "message": "Unclosed client session",
+        "coroutine": None,
+    }

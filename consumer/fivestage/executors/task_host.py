@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from fivestage._asyncio import cancel_all, cancel_once
+from fivestage.core.exception_origin import frames_of
 from fivestage.pipeline.step_monitor import StepMonitor
 
 if TYPE_CHECKING:
@@ -137,7 +138,21 @@ def report_wait(pool: object, job: Job, history: StageHistory, times: tuple[floa
 
 
 def log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log an error of a node's own tasks by its class only: the message may contain query text."""
+    """Log what a loop reports of a node's own tasks and clients, without texts that may be of a query."""
     error = context.get("exception")
     message = str(context.get("message", "")).partition("<")[0][:80]  # what follows describes objects
-    log.error("task of a node failed", message=message, error_type=type(error).__name__)
+    task = context.get("task") or context.get("future")
+    coroutine = getattr(task.get_coro(), "__qualname__", None) if isinstance(task, asyncio.Task) else None
+    if error is None:  # such as a client session that was not closed, or a task that was dropped
+        log.warning("reported by the event loop", message=message, coroutine=coroutine)
+        return
+    frames = frames_of(error)
+    place = next((frame for frame in reversed(frames) if frame.is_own), frames[-1] if frames else None)
+    log.error(
+        "task of a node failed",
+        message=message,
+        error_type=type(error).__name__,
+        coroutine=coroutine,
+        where=None if place is None else f"{place.file}:{place.line}",
+        frames=[str(frame) for frame in frames] or None,
+    )
