@@ -260,7 +260,10 @@ async def test_an_invalid_verdict_is_an_error(returned: Any, got: str) -> None:
         (None, "there is no answer: it is null"),
         ({"answer": ""}, "there is no answer: it is an empty str"),
         ({"answer": "x", "confidence": 7}, "the confidence is 7, not a number from 0 to 1"),
-        ({"answer": "x", "confidence": "high"}, "the confidence is a str, not a number from 0 to 1"),
+        (
+            {"answer": "x", "confidence": "high"},
+            "the confidence is a text, not a number from 0 to 1: return a float",
+        ),
     ],
 )
 async def test_a_rejection_says_why(returned: Any, fault: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fivestage.core.codec.jsonable import type_name
 from fivestage.errors import NodeError
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from fivestage.pipeline.context import Query, StageContext
     from fivestage.pipeline.node import Node
+
+_ROUNDING: Final = 1e-6
+"""A sum of probabilities may be this far above 1."""
 
 
 def validation_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext], Awaitable[bool]]:
@@ -63,14 +66,17 @@ def fault_of(answer: Any, result: Any = None, confidence: Any = None) -> str | N
 def _out_of_range(value: Any) -> str | None:
     if value is None:
         return None
+    if isinstance(value, str):  # decimals too are texts by now
+        return "the confidence is a text, not a number from 0 to 1: return a float"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"the confidence is a {type(value).__name__}, not a number from 0 to 1"
     # A comparison with NaN is false, so NaN is out of range too.
-    return None if 0 <= value <= 1 else f"the confidence is {_shown(value)}, not a number from 0 to 1"
+    in_range = -_ROUNDING <= value <= 1 + _ROUNDING
+    return None if in_range else f"the confidence is {_shown(value)}, not a number from 0 to 1"
 
 
 def _shown(value: float) -> str:
     try:
-        return f"{value:g}"
+        return f"{value:.9g}"
     except OverflowError:  # an integer of more than 308 digits
         return "very large" if value > 0 else "very small"
