@@ -21,6 +21,7 @@ NOT_IN_CALLS = {
         frozenset({"warning"}), frozenset({"node", "stage", "error_type", "where", "count"})
     ),
     "stage failed": Logged(frozenset({"warning"}), frozenset({"stage", "error_type", "where", "count"})),
+    "stage declared twice": Logged(frozenset({"warning"}), frozenset({"stage", "where", "replaced"})),
     "node registered twice": Logged(frozenset({"warning"}), frozenset({"node", "where", "replaced"})),
     "a resource failed to close": Logged(frozenset({"error"}), frozenset({"resource"})),
     "a resource has failed while open": Logged(frozenset({"error"}), frozenset({"resource"})),

@@ -226,6 +226,16 @@ def test_replacing_a_node_of_ones_own_is_logged(caplog: pytest.LogCaptureFixture
     ]
 
 
+def test_declaring_a_stage_again_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """With both places; replacing the built-in stage is not logged."""
+    app = Pipeline()
+    app.intent(good)
+    assert caplog.messages == []
+    app.intent(functools.partial(three_with_defaults, more=1))
+    places = [f"{__file__}:{code_of(one).co_firstlineno}" for one in (good, three_with_defaults)]
+    assert caplog.messages == [f"stage 'intent' at {places[1]} replaces the one at {places[0]}"]
+
+
 def three_with_defaults(query: Any, ctx: Any, more: Any = None) -> Any:
     """Another node."""
 

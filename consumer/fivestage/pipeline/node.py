@@ -79,6 +79,11 @@ class Handler:
         return cls(name, call, is_async=is_async, place=_place(call), batch=batch)
 
     @property
+    def where(self) -> str:
+        """``file:line`` of the function, ``?`` if unknown."""
+        return ":".join(map(str, self.place or ("?",)))
+
+    @property
     def needs_thread(self) -> bool:
         """Whether a query waits for a thread before its stage starts. A batch waits for one as a whole."""
         return not self.is_async and self.batch is None
@@ -206,6 +211,8 @@ def checked_arguments(
 
 def _place(call: Callable[..., Any]) -> tuple[str, int] | None:
     function = inspect.unwrap(call)
+    while isinstance(function, functools.partial):
+        function = inspect.unwrap(function.func)
     method = getattr(type(function), "__call__", None)  # noqa: B004 - of an object that is called
     code = getattr(function, "__code__", None) or getattr(method, "__code__", None)
     return (code.co_filename, code.co_firstlineno) if inspect.iscode(code) else None

@@ -216,7 +216,7 @@ class NodeDeclarations:
     def _register(self, name: str, node: Node) -> None:
         replaced = self._nodes.get(name)
         if replaced is not None and not replaced.is_builtin:
-            new, old = (":".join(map(str, one.handler.place or ("?",))) for one in (node, replaced))
+            new, old = node.handler.where, replaced.handler.where
             fields = {"event": "node registered twice", "node": name, "where": new, "replaced": old}
             log.warning("node %r at %s replaces the one at %s", name, new, old, extra=fields)
         self._nodes[name] = node

@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from fivestage.errors import InvalidAppError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from fivestage.pipeline.context import Query, StageContext
+
+log = logging.getLogger("fivestage.app")
 
 Model = TypeVar("Model", bound="BaseModel")
 StageFunction = TypeVar("StageFunction", bound="Callable[[Query, StageContext[Any]], Any]")
@@ -131,6 +134,11 @@ class Pipeline(NodeDeclarations, ResourceDeclarations):
         return stage_type in self._declared
 
     def _stage(self, stage_type: StageType, function: StageFunction) -> StageFunction:
-        self._stages[stage_type] = Handler.of(stage_type, function)
+        handler = Handler.of(stage_type, function)
+        if stage_type in self._declared:
+            name, new, old = str(stage_type), handler.where, self._stages[stage_type].where
+            fields = {"event": "stage declared twice", "stage": name, "where": new, "replaced": old}
+            log.warning("stage %r at %s replaces the one at %s", name, new, old, extra=fields)
+        self._stages[stage_type] = handler
         self._declared.add(stage_type)
         return function

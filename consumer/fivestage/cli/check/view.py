@@ -72,7 +72,7 @@ def _called(handler: Handler) -> tuple[str, str]:
     """How a function is called, and where it is."""
     if is_builtin(handler):
         return BUILT_IN, ""
-    return _kind(handler), _shown(":".join(map(str, handler.place or ("?",))))
+    return _kind(handler), _shown(handler.where)
 
 
 def _kind(one: Handler | Resource[Any]) -> str:
