@@ -20,6 +20,7 @@ from fivestage.executors import TICK_S
 from fivestage.executors.abandoned_cpu import SpentCpu
 from fivestage.executors.job_registry import JobRegistry
 from fivestage.executors.stall_detector import IN_STAGE, OUTSIDE, OUTSIDE_LIMIT_S, StallDetector
+from fivestage.executors.stall_log import ADVICE
 from fivestage.executors.worker_death import MAX_DEATHS
 from fivestage.executors.worker_pool import WorkerPool
 from fivestage.executors.worker_set import MAKE_AGAIN_S, MAX_STALLED, TRIM_AFTER_S
@@ -290,7 +291,7 @@ async def test_the_log_line_of_a_blocked_loop() -> None:
             "event": "event loop blocked",
             "log_level": "warning",
             "reason": IN_STAGE,
-            "advice": "code that blocks belongs in a def, or in ctx.run_sync",
+            "advice": ADVICE,
             "node": "slow",
             "stage": "intent",
             "query_id": "q",
