@@ -22,7 +22,7 @@ class PipelineMetrics(Frozen):
     """Durations and counts of one query."""
 
     total_duration_ms: Milliseconds
-    """From the start of the first stage to the end of the query."""
+    """From the start of the first stage to the end of the query, without waits for threads."""
     queue_ms: Milliseconds
     """From the record's timestamp to the start or the rejection, 0 if the clocks disagree; plus waits for
     threads."""

@@ -106,6 +106,9 @@ SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}
         ({"kafka": {"grup_id": "x"}}, "kafka.grup_id: no such setting"),
         ({"admission": {"max_in_flight": 0}}, "admission.max_in_flight"),
         ({"kafka": {"bootstrap_servers": "broker.example:9092"}}, "allow_plaintext"),
+        ({"kafka": {"bootstrap_servers": "broker.example"}}, "allow_plaintext"),
+        ({"kafka": {"bootstrap_servers": "localhost:9092, 10.0.0.5"}}, "allow_plaintext"),
+        ({"kafka": {"bootstrap_servers": "[2001:db8::1]"}}, "allow_plaintext"),
         ({"kafka": {"request_timeout_ms": 11000}}, "rebalance_timeout_ms + 3000"),
         ({"kafka": {"rebalance_timeout_ms": 5000}}, "kafka.rebalance_timeout_ms"),
         ({"kafka": {"session_timeout_ms": 800}}, "three times heartbeat_interval_ms"),
@@ -236,6 +239,14 @@ kind = "process"
 workers = 4
 stall_ms = 50
 """
+
+
+def test_lists_in_variables_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both settings that take a list, also in the form of a file."""
+    monkeypatch.setenv("FIVESTAGE_TOPICS__QUERIES", '["mine", "yours"]')
+    monkeypatch.setenv("FIVESTAGE_LANES", '["prod", "canary"]')
+    settings = Settings.load(None)
+    assert (settings.topics.inputs, set(settings.lanes)) == (("mine", "yours"), {"prod", "canary"})
 
 
 def test_policies_come_from_the_file(tmp_path: Path) -> None:

@@ -134,6 +134,26 @@ async def test_tracestate_goes_on(flags: str) -> None:
     assert all(dict(record.headers)["tracestate"] == b"vendor=1" for record in bus.sink.records)
 
 
+@pytest.mark.parametrize(
+    ("sent", "goes_on"),
+    [
+        (f"00-{TRACE_ID}-{PARENT}-01", True),
+        (f"01-{TRACE_ID}-{PARENT}-01", True),
+        (f"cc-{TRACE_ID}-{PARENT}-01-what-later-versions-add", True),
+        (f"00-{TRACE_ID}-{PARENT}-01-more", False),
+        (f"01-{TRACE_ID}-{PARENT}-01more", False),
+        (f"ff-{TRACE_ID}-{PARENT}-01", False),
+    ],
+)
+async def test_later_versions_of_trace_context(sent: str, *, goes_on: bool) -> None:
+    """Their known fields are read; what is published has version 00."""
+    async with MemoryBus(Pipeline(), tracing=Tracing(results_topic="results", group_id="g")) as bus:
+        bus.put(b'{"query_id":"q","user_input":"x"}', headers=[("traceparent", sent.encode())])
+        await bus.sink.published()
+    [published] = {dict(record.headers).get("traceparent", b"").decode()[:35] for record in bus.sink.records}
+    assert (published == f"00-{TRACE_ID}") == goes_on
+
+
 async def test_without_kafka_the_callers_span_goes_on() -> None:
     """What ``Orchestrator.process_query`` runs continues the caller's trace."""
     app, seen = looking()

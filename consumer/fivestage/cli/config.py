@@ -72,8 +72,11 @@ def _sources(config: Path | None, bootstrap: str | None) -> list[tuple[str, set[
 
 
 def _sets(keys: set[str], key: str) -> bool:
-    """Whether *key*, or a part of its value, is among *keys*: a table of a node is shown as one value."""
-    return key in keys or any(one.startswith(f"{key}.") for one in keys)
+    """Whether *key*, a part of its value, or what it is a part of is among *keys*.
+
+    A table of a node is shown as one value, and a list of lanes as a table.
+    """
+    return any(one == key or one.startswith(f"{key}.") or key.startswith(f"{one}.") for one in keys)
 
 
 def _shown(value: Any) -> str:

@@ -130,7 +130,8 @@ class AdmissionSettings(Section):
     """Run fewer queries than max_in_flight, at least an eighth, while latency rises with their number or many
     of them time out, provided that a trial showed no fewer answers in time."""
     ordering: Literal["unordered", "key"] = "unordered"
-    """``key``: queries with the same key run one after the other, and their results keep that order."""
+    """``key``: queries with the same key run one after the other, and their results keep that order; but one
+    that expires while it waits is answered at its deadline."""
     shed: ShedMode = _SHED.mode
     """Load shedding, for queries with less time left than an answer takes: ``on`` rejects them, ``observe``
     runs them and counts them."""

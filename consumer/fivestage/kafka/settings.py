@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
@@ -142,10 +144,7 @@ class KafkaSettings(Section):
     @property
     def is_local(self) -> bool:
         """Whether every bootstrap server is on this host."""
-        hosts = [
-            server.strip().rpartition(":")[0].strip("[]") for server in self.bootstrap_servers.split(",")
-        ]
-        return all(is_loopback(host) for host in hosts)
+        return all(is_loopback(_host_of(server.strip())) for server in self.bootstrap_servers.split(","))
 
 
 class TopicSettings(Section):
@@ -165,6 +164,9 @@ class TopicSettings(Section):
     @field_validator("queries", mode="before")
     @classmethod
     def _joined(cls, given: Any) -> Any:
+        if isinstance(given, str) and given.startswith("["):  # a list in a variable is JSON
+            with contextlib.suppress(ValueError):
+                given = json.loads(given)
         return ",".join(given) if _is_list_of_names(given) else given
 
     @model_validator(mode="after")
@@ -219,6 +221,12 @@ class TopicSettings(Section):
     def all(self) -> tuple[str, ...]:
         """All known names: the input topics, unless they are a pattern, and the output topics."""
         return (*self.inputs, *self.outputs.values())
+
+
+def _host_of(server: str) -> str:
+    """The host in ``host:port``, also where the port is missing."""
+    host, _, port = server.rpartition(":")
+    return (host if port.isdigit() else server).strip("[]")
 
 
 def _is_list_of_names(value: object) -> bool:

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 MAX_TRACESTATE_CHARS: Final = 512
-_TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_FIELDS: Final = r"(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_TRACEPARENT: Final = re.compile(f"00-{_FIELDS}")
+_LATER_VERSION: Final = re.compile(f"(?!00|ff)[0-9a-f]{{2}}-({_FIELDS})(?:-.*)?")
+"""Has the same fields, and possibly more: W3C Trace Context, section 3.2.4."""
 MAX_MEMBERS: Final = 32
 _MEMBER: Final = re.compile(
     r"(?:[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})"
@@ -84,7 +87,7 @@ class Tracing:
             wall_s: When it starts, seconds since the epoch.
         """
         traceparent = headers.get(h.TRACEPARENT, "")
-        parent = traceparent if _TRACEPARENT.fullmatch(traceparent) is not None else None
+        parent = _parent_in(traceparent)
         state = "" if parent is None or h.TRACESTATE not in headers else _state_of(headers[h.TRACESTATE])
         if self._early is not None and (unrecorded := self._early.unrecorded(parent)) is not None:
             return QueryTrace(new(TraceContext, (unrecorded, state, False)))
@@ -138,6 +141,14 @@ def _message(headers: Mapping[str, str], record: Record, query_id: str | None) -
     if h.CE_ID in headers:
         found["cloudevents.event_id"] = headers[h.CE_ID]
     return found
+
+
+def _parent_in(traceparent: str) -> str | None:
+    """What a producer sent, of version 00; None if it is invalid."""
+    if _TRACEPARENT.fullmatch(traceparent) is not None:
+        return traceparent
+    later = _LATER_VERSION.fullmatch(traceparent)
+    return None if later is None else f"00-{later[1]}"
 
 
 def _remote(traceparent: str, state: str) -> SpanContext:

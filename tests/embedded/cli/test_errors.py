@@ -237,6 +237,7 @@ def test_config_show(fivestage: Fivestage, folder: Path) -> None:
         KAFKA__GROUP_ID="from-environment",
         KAFKA__SASL_PASSWORD="hunter2",  # noqa: S106 - an example
         ADMISSION='{"max_in_flight": 9}',
+        LANES='["canary", "prod"]',
     )
     shown = {line.split(" = ")[0]: line.split(" = ")[1].split("  # ") for line in ran.out.splitlines()}
     origins = {key: (value.strip(), origin) for key, (value, origin) in shown.items()}
@@ -245,6 +246,7 @@ def test_config_show(fivestage: Fivestage, folder: Path) -> None:
     assert origins["kafka.client_id"] == ('"mine"', "f.toml")
     assert origins["lane"] == ('"canary"', "f.toml")
     assert origins["admission.max_in_flight"] == ("9", "environment")
+    assert origins["lanes.prod"][1] == "environment"
     assert origins["topics.queries"] == ('"fivestage.queries"', "default")
     assert "hunter2" not in ran.out
     assert origins["kafka.sasl_password"] == ('"**********"', "environment")

@@ -403,6 +403,12 @@ def test_other_event_formats(content_type: bytes) -> None:
     assert read(envelope(query()), ("content-type", content_type)).reason is Reason.BAD_CLOUDEVENT
 
 
+def test_an_expiry_in_lower_case() -> None:
+    """RFC 3339 allows t and z, in headers as in the field ``deadline``."""
+    got = read(query(), ("ce_expirytime", b"2030-01-01t00:00:00z"))
+    assert got.expiry_time == datetime(2030, 1, 1, tzinfo=UTC)
+
+
 @pytest.mark.parametrize("text", ["tomorrow", "2030-01-01T00:00:00", "", "2030-13-01T00:00:00Z", SECRET])
 @pytest.mark.parametrize("structured", [False, True])
 def test_bad_expiry(text: str, *, structured: bool) -> None:

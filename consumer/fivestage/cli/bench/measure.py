@@ -82,7 +82,8 @@ async def measure(
                     rate = next_rate(steps[-1], load.budget_ms)
                     await asyncio.sleep(PAUSE_S)
         except FivestageError as error:
-            raise FivestageError(f"{error}; the service's log:\n{service.excerpt()}") from None
+            error.args = (f"{error}; the service's log:\n{service.excerpt()}",)
+            raise
 
 
 class _Load:

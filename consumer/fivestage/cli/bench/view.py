@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,7 +53,7 @@ class View:
         """Print what is asked where no question was given."""
         if not self._as_json:
             asked = ", ".join(f'"{text}"' for text in texts)
-            self._console.print(Text(f"Asks in turn, as no --question is given: {asked}"), soft_wrap=True)
+            print(f"fivestage: asks in turn, as no --question is given: {asked}", file=sys.stderr)
 
     def step(self, step: Step) -> None:
         """Print a load."""

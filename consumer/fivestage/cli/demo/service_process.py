@@ -11,7 +11,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING, Any, Self
 
-from fivestage.errors import FivestageError
+from fivestage.errors import ConfigurationError, FivestageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +21,8 @@ STOP_TIMEOUT_S = 8.0
 EXCERPT_LINES = 10
 _POLL_S = 0.05
 _FOR_PARENT = {"FIVESTAGE_ADMIN__PORT": "0", "FIVESTAGE_LOGGING__FORMAT": "json"}
+_WRONG_USE = 2
+"""The exit code of ``run`` where something outside the code must be corrected first."""
 _NOT_OPEN = "a resource did not open"
 
 
@@ -92,7 +94,8 @@ class ServiceProcess:
                 raise FivestageError(f"resource {line['resource']!r} did not open: {said}")
             if ended is not None and line.get("event") in {"cannot run", "ended"}:
                 why = line.get("error", line.get("error_type"))
-                raise FivestageError(f"the service ended at once, with exit code {ended}: {why}")
+                kind = ConfigurationError if ended == _WRONG_USE else FivestageError
+                raise kind(f"the service ended at once, with exit code {ended}: {why}")
         if ended is not None:
             raise FivestageError(f"the service ended at once, with exit code {ended}")
         return False

@@ -219,7 +219,7 @@ def _expiry_time(headers: dict[str, str]) -> datetime | None:
     if text is None:
         return None
     try:
-        when = datetime.fromisoformat(text)
+        when = datetime.fromisoformat(text.upper())  # RFC 3339 allows t and z
     except ValueError:
         when = None
     if when is None or when.tzinfo is None:
