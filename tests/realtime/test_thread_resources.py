@@ -19,7 +19,7 @@ from fivestage.executors import ThreadExecutor
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
-from support.jobs import LIMIT_S, until
+from support.jobs import LIMIT_S, Replacements, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -95,13 +95,15 @@ class Shop:
             return "came back"
 
     @contextlib.asynccontextmanager
-    async def running(self, *, spares: int = 0, start_timeout_ms: int = 60_000) -> AsyncIterator[MemoryBus]:
+    async def running(
+        self, *, spares: int = 0, start_timeout_ms: int = 60_000, observer: Observer | None = None
+    ) -> AsyncIterator[MemoryBus]:
         """Run the app on a thread executor."""
         limit_ms = round(LIMIT_S * 1000)
         limits = {"total_timeout_ms": limit_ms, "stage_timeouts_ms": dict.fromkeys(StageType, limit_ms)}
         settings = Settings.model_validate({"pipeline": limits})
         orchestrator = Orchestrator(self.app, start_timeout_ms=start_timeout_ms)
-        executor = ThreadExecutor(orchestrator, observer=Observer(), stall_s=0.3, spares=spares)
+        executor = ThreadExecutor(orchestrator, observer=observer or Observer(), stall_s=0.3, spares=spares)
         async with MemoryBus(self.app, settings=settings, executor=executor) as bus:
             yield bus
             self.go.set()
@@ -159,6 +161,18 @@ async def test_queries_wait_for_a_worker_that_opens_its_resources() -> None:
         found = bus.result("waits")
         assert found is not None
     assert found.answer == [1, "model"]
+
+
+async def test_a_replacement_whose_resources_do_not_open() -> None:
+    """It is replaced too, and the counted reason has no text of the error."""
+    shop, observer = Shop(), Replacements()
+    async with shop.running(start_timeout_ms=300, observer=observer) as bus:
+        shop.failures = [ConnectionRefusedError("the database is away") for _ in range(100)]
+        bus.put(orjson.dumps({"query_id": "culprit", "user_input": "blocks"}))
+        await until(lambda: observer.reasons, "the replacement has ended")
+        shop.failures.clear()
+        assert (await bus.ask("uses")).answer == [1, "model"]
+    assert set(observer.reasons) == {"its resources did not open"}
 
 
 async def test_a_resource_that_opens_at_the_second_attempt() -> None:

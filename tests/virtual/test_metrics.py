@@ -17,10 +17,12 @@ from fivestage.core.outcome import QueryOutcome
 from fivestage.core.plan import Plan
 from fivestage.core.records import NOT_FROM_KAFKA
 from fivestage.core.stage_run import StageRun
+from fivestage.executors.process import messages
+from fivestage.executors.worker_pool import WorkerPool
 from fivestage.observability.control_log import EVENTS
 from fivestage.observability.exposition import render
 from fivestage.observability.gauges import add_gauges
-from fivestage.observability.known_labels import REBUILDS
+from fivestage.observability.known_labels import REBUILDS, REPLACED
 from fivestage.observability.label_bounds import MAX_ERROR_TYPES, MAX_LANES, MAX_NODES, MAX_SERIES
 from fivestage.observability.metric_table import TABLE
 from fivestage.observability.metric_table.spec import BUCKETS_S
@@ -31,11 +33,15 @@ from fivestage_schemas import Outcome, PipelineStatus, StageType, TimeoutReason
 from support.documents import ROOT
 
 from . import samples
+from .wire import Wire, worker_over
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from prometheus_client import Metric
+
+    from fivestage.executors.executor import OnFinished
+    from fivestage.executors.process.worker import ProcessWorker
 
 OPENMETRICS, TEXT = "application/openmetrics-text; version=1.0.0; charset=utf-8", "text/plain; version=0.0.4"
 PROMETHEUS = (
@@ -228,6 +234,8 @@ def test_counters_exist_before_their_first_event() -> None:
         assert ("fivestage_blocked_event_loops_total", name) in zeros
     for unreadable in UnreadableReason:
         assert ("fivestage_dead_letters_total", unreadable) in zeros
+    for replaced in REPLACED:
+        assert ("fivestage_replaced_executors_total", replaced) in zeros
     for control, change in EVENTS:
         assert ("fivestage_control_changes_total", change, control) in zeros
 
@@ -286,12 +294,30 @@ def flood(metrics: Metrics) -> None:
                 metrics.breaker_changed(lane, f"node{node}", state)
 
 
+def replace_workers(metrics: Metrics) -> None:
+    """Replace workers whose resources did not open, each with another text of the author's error."""
+    wires: list[Wire] = []
+
+    def make(on_finished: OnFinished, _on_ready: Callable[[], None]) -> ProcessWorker:
+        wires.append(Wire())
+        return worker_over(wires[-1], on_finished)
+
+    pool = WorkerPool(make, size=1, spares=0, stall_ms=30, observer=metrics)
+    pool.launch(lambda _: None)
+    for number in range(3):
+        wires[-1].say(messages.NOT_OPEN, 0, f"ConnectionError: try {number}")
+        wires[-1].gone = True
+        pool.check(float(number))
+    assert len(wires) == 4
+
+
 async def test_the_number_of_series_is_bounded() -> None:
-    """Hostile lanes, nodes and error types stay below the stated number; further ones share ``other``."""
+    """Hostile lanes, nodes, error types and texts stay below the stated number; the rest is ``other``."""
     metrics = Metrics(
         topic="queries", group_id="g", lanes=["lane0", "lane1"], nodes=["node0", "node1"], budget_s=4.0
     )
     flood(metrics)
+    replace_workers(metrics)
     async with MemoryBus(samples.pipeline()) as bus:
         learned = bus.dispatcher.learned
         for query, outcome in hostile_queries():
@@ -314,6 +340,8 @@ async def test_the_number_of_series_is_bounded() -> None:
         values = {one.labels[label] for one in series if label in one.labels}
         assert len(values) <= number, label
         assert "other" in values
+    reasons = {one.labels["reason"] for one in series if one.name == "fivestage_replaced_executors_total"}
+    assert reasons == set(REPLACED)
     before = len(series)
     flood(metrics)
     assert sum(len(one.samples) for one in families(text_of(metrics), parse_text)) == before

@@ -18,6 +18,7 @@ from fivestage.core.adaptive.lane_state import MIN_ANSWERS
 from fivestage.core.codec.event_json import Envelope
 from fivestage.core.observer import ControlChange
 from fivestage.core.records import NOT_FROM_KAFKA, Output
+from fivestage.executors.worker import ReplacementReason
 from fivestage.observability.exposition import render
 from fivestage.observability.metrics import Metrics
 from fivestage.observability.sampling import EarlySampling, Provider
@@ -320,8 +321,8 @@ def test_changes_of_controls_are_counted_and_logged() -> None:
 def test_replaced_executors_are_counted() -> None:
     """Replaced executors are counted by reason."""
     metrics = Metrics(topic="queries", group_id="g")
-    for reason in ("stalled", "stalled", "died"):
+    for reason in (ReplacementReason.RUNS_ON, ReplacementReason.RUNS_ON, ReplacementReason.THREAD_ENDED):
         metrics.executor_replaced(reason)
     lines = text_of(metrics)
-    assert 'fivestage_replaced_executors_total{reason="stalled"} 2.0' in lines
-    assert 'fivestage_replaced_executors_total{reason="died"} 1.0' in lines
+    assert 'fivestage_replaced_executors_total{reason="code of ended queries runs on"} 2.0' in lines
+    assert 'fivestage_replaced_executors_total{reason="its thread has ended"} 1.0' in lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import socket
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from fivestage import Query
 from fivestage.core.job import Job
@@ -12,53 +12,26 @@ from fivestage.core.offer import Offer
 from fivestage.core.plan import Plan
 from fivestage.core.stage_run import RunningStage, StageRun
 from fivestage.executors.process import messages
-from fivestage.executors.process.frames import Decoder, Frame, encode
 from fivestage.executors.process.reporter import Outbox, Reporter
 from fivestage.executors.process.ring import Ring
-from fivestage.executors.process.worker import ANSWER_S, QUIT_S, ProcessWorker
-from fivestage.pipeline.step_monitor import StepMonitor
+from fivestage.executors.process.worker import ANSWER_S, QUIT_S
 from fivestage_schemas import Outcome
 
+from .wire import Wire, worker_over
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from fivestage.core.stage_history import StageHistory
-    from fivestage.executors.process.connection import WorkerLink
+    from fivestage.executors.process.worker import ProcessWorker
 
 PLAN = Plan.of()
-
-
-class Wire:
-    """A link that records what is written and delivers scripted frames."""
-
-    def __init__(self) -> None:
-        self.ready = True
-        self.monitor = StepMonitor()
-        self.pid = 7
-        self.gone = False
-        self.killed = False
-        self.on_frames: Callable[[Iterator[Frame]], None] = lambda _: None
-        self.written: list[Any] = []
-
-    def write(self, data: bytes) -> None:
-        self.written += [frame.kind for frame in Decoder().feed(data)]
-
-    def say(self, kind: int, serial: int = 0, *values: object) -> None:
-        """Deliver a frame."""
-        self.deliver(encode(kind, serial, values))
-
-    def deliver(self, data: bytes) -> None:
-        """Deliver frames that are read together."""
-        self.on_frames(Decoder().feed(data))
-
-    def kill(self) -> None:
-        self.killed = True
 
 
 def busy_worker() -> tuple[Wire, ProcessWorker]:
     """A worker whose query has just ended and whose last ping is unanswered."""
     wire = Wire()
-    worker = ProcessWorker(cast("WorkerLink", wire), lambda _: None, 0.03, b'""')
+    worker = worker_over(wire)
     worker.start(Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=1.0))
     worker.check(0.0, elapsed_s=0.01)
     wire.say(messages.DONE, 1, True, [])
@@ -91,7 +64,7 @@ async def test_a_worker_that_does_not_answer_is_killed() -> None:
 def reported(*steps: Callable[[Reporter], None]) -> StageHistory:
     """The history in the main process after a worker's history has taken some steps, in one read."""
     wire = Wire()
-    worker = ProcessWorker(cast("WorkerLink", wire), lambda _: None, 0.03, b'""')
+    worker = worker_over(wire)
     job, ring = Job(Query("q", "text"), PLAN, started_at=0.0, ends_at=1.0), Ring(mmap.mmap(-1, 9000), 0, 9000)
     worker.start(job)
     near, far = socket.socketpair()

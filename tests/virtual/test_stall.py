@@ -21,6 +21,7 @@ from fivestage.executors.abandoned_cpu import SpentCpu
 from fivestage.executors.job_registry import JobRegistry
 from fivestage.executors.stall_detector import IN_STAGE, OUTSIDE, OUTSIDE_LIMIT_S, StallDetector
 from fivestage.executors.stall_log import ADVICE
+from fivestage.executors.worker import ReplacementReason
 from fivestage.executors.worker_death import MAX_DEATHS
 from fivestage.executors.worker_pool import WorkerPool
 from fivestage.executors.worker_set import MAKE_AGAIN_S, MAX_STALLED, TRIM_AFTER_S
@@ -122,7 +123,9 @@ class FakeWorker:
         self.stalled_s = 0.03
         self.ready = True
         self.thread = (1, 1)
-        self.replacement: str | None = None
+        self.replacement: ReplacementReason | None = None
+        self.end_reason = ReplacementReason.PROCESS_ENDED
+        self.error: str | None = None
         self.is_blocking: Job | None = None
         self.where = "app.py:7 node"
         self.number = 0
@@ -148,7 +151,7 @@ class FakeWorker:
         self.counted.append(elapsed_s > 0)
         return self.why
 
-    def needs_replacement(self, _now: float) -> str | None:
+    def needs_replacement(self, _now: float) -> ReplacementReason | None:
         return self.replacement
 
     def location(self) -> str | None:
@@ -510,15 +513,27 @@ async def test_a_worker_that_died() -> None:
     harness = Harness()
     blocking_job, other = harness.submit(), harness.submit()
     dead = harness.workers[0]
-    dead.why, dead.is_blocking, dead.gone = "it has ended", blocking_job, True
+    dead.is_blocking, dead.gone = blocking_job, True
     harness.check()
     assert (harness.finished, harness.workers[1].started) == ([blocking_job], [other])
     assert (last_run(blocking_job).outcome, last_run(blocking_job).error_type) == (
         Outcome.ERROR,
         "worker_died",
     )
-    assert (other.deaths, harness.counting.replaced) == (0, ["it has ended"])
+    assert (other.deaths, harness.counting.replaced) == (0, ["its process has ended"])
     assert len(harness.workers) == 3
+
+
+async def test_a_worker_whose_resources_did_not_open() -> None:
+    """The author's error is in the log line; the counted reason has no text that authors choose."""
+    harness = Harness()
+    dead = harness.workers[0]
+    dead.end_reason, dead.error, dead.gone = ReplacementReason.NOT_OPEN, "ConnectionError: no route", True
+    with capture_logs() as lines:
+        harness.check()
+    assert harness.counting.replaced == ["its resources did not open"]
+    [line] = [line for line in lines if line["event"] == "worker died"]
+    assert (line["reason"], line["error"]) == ("its resources did not open", "ConnectionError: no route")
 
 
 async def test_a_query_present_at_every_worker_death() -> None:
@@ -527,7 +542,6 @@ async def test_a_query_present_at_every_worker_death() -> None:
     job = harness.submit()
     for _ in range(MAX_DEATHS):
         assert harness.finished == []
-        job.place.why = "it has ended"
         job.place.gone = True
         harness.check()
         harness.workers = [worker for worker in harness.workers if not worker.gone]
@@ -554,7 +568,7 @@ async def test_a_worker_that_needs_replacement() -> None:
     harness = Harness()
     job = harness.submit()
     old = harness.workers[0]
-    old.replacement = "code of ended queries runs on"
+    old.replacement = ReplacementReason.RUNS_ON
     harness.check()
     later = harness.submit()
     assert (old.started, harness.workers[1].started, len(harness.counting.replaced)) == ([job], [later], 1)
@@ -572,7 +586,7 @@ async def test_a_stalled_worker_that_needs_replacement() -> None:
     old = harness.workers[0]
     old.stall(blocking_job)
     harness.check()
-    old.replacement, old.gone_after = "code of ended queries runs on", 5
+    old.replacement, old.gone_after = ReplacementReason.RUNS_ON, 5
     harness.check()
     assert (list(old.registry.jobs.values()), harness.workers[1].started) == ([blocking_job], [caught])
     harness.pool.cancel(blocking_job)
@@ -586,7 +600,7 @@ async def test_a_retired_worker_that_stalls_or_dies() -> None:
     harness = Harness()
     blocking_job, neighbour = harness.submit(), harness.submit()
     old = harness.workers[0]
-    old.replacement = "code of ended queries runs on"
+    old.replacement = ReplacementReason.RUNS_ON
     harness.check()
     await asyncio.sleep(1)
     assert harness.workers[1].started == []
@@ -624,7 +638,6 @@ async def test_workers_that_end_with_the_pool_are_not_replaced() -> None:
     job = harness.submit()
     await harness.pool.shut_down(1.0)
     assert (job.ended, [worker.gone for worker in harness.workers]) == (True, [True, True])
-    harness.workers[0].why = "it has ended"
     harness.check()
     assert (len(harness.workers), harness.counting.replaced) == (2, [])
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fivestage.core.job import Job
 from fivestage.executors.job_registry import JobRegistry
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
     from fivestage.executors.executor import OnFinished
     from fivestage.pipeline.step_monitor import StepMonitor
 
-ENDED: Final = "its process has ended"
-NOT_READY: Final = "its process was not ready in time"
-BLOCKED: Final = "code of no query blocks its event loop"
-RUNS_ON: Final = "code of ended queries runs on"
-REPLACED_BECAUSE: Final = (ENDED, NOT_READY, BLOCKED, RUNS_ON)
-"""Why workers are replaced, apart from errors of their threads and apps."""
+
+class ReplacementReason(StrEnum):
+    """Why a worker is replaced. A label of a metric: the text of an error must not become one."""
+
+    PROCESS_ENDED = "its process has ended"
+    THREAD_ENDED = "its thread has ended"
+    NOT_OPEN = "its resources did not open"
+    NOT_READY = "its process was not ready in time"
+    BLOCKED = "code of no query blocks its event loop"
+    RUNS_ON = "code of ended queries runs on"
+    COMPUTES_ON = "code of ended queries computes on"
 
 
 class Worker(Protocol):
@@ -44,7 +50,7 @@ class Worker(Protocol):
         """Bring the histories of the jobs up to date; see Executor."""
 
     def check(self, now: float, *, elapsed_s: float) -> str | None:
-        """Check the event loop; return why it is stalled, once that is certain, or why the worker has ended.
+        """Check the event loop; return why it is stalled, once that is certain. None if the worker has ended.
 
         Args:
             now: Monotonic seconds.
@@ -59,7 +65,7 @@ class Worker(Protocol):
     def stalled_s(self) -> float:
         """Seconds that the loop has shown no progress, as of the last check."""
 
-    def needs_replacement(self, now: float) -> str | None:
+    def needs_replacement(self, now: float) -> ReplacementReason | None:
         """Return why the worker must be replaced before it ends; None if it need not be."""
 
     @property
@@ -79,6 +85,14 @@ class Worker(Protocol):
     @property
     def gone(self) -> bool:
         """Whether the worker has ended."""
+
+    @property
+    def end_reason(self) -> ReplacementReason:
+        """Why the worker has ended, once it is gone."""
+
+    @property
+    def error(self) -> str | None:
+        """Why its resources could not be opened, with the author's error, for the log; None if they could."""
 
     def abandoned(self) -> list[Abandoned]:
         """Return the code that still runs here of jobs that have ended or moved."""

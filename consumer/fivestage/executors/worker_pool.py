@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fivestage.core.job import Job
     from fivestage.core.observer import Observer
     from fivestage.executors.executor import LocalQueue, OnFinished
-    from fivestage.executors.worker import Worker
+    from fivestage.executors.worker import ReplacementReason, Worker
 
 LATE_S: Final = 5 * TICK_S
 """Seconds since the last check above which a check is late."""
@@ -188,7 +188,7 @@ class WorkerPool:
         """Check one worker; return whether it has stalled or died since the last check."""
         why = worker.check(now, elapsed_s=elapsed_s)
         if worker.gone:
-            self._replace_dead(worker, why or "it has ended")
+            self._replace_dead(worker)
             return True
         stalled = worker in self._set.stalled
         if why is None:
@@ -261,14 +261,15 @@ class WorkerPool:
 
     # Workers that end
 
-    def _replace_dead(self, worker: Worker, why: str) -> None:
+    def _replace_dead(self, worker: Worker) -> None:
         number, blocking_job = worker.blocking
         queries = len(worker.registry)
         self._set.remove(worker)
         self._set.add(asyncio.get_running_loop().time())
         node, stage = code_of(blocking_job)
+        why, error = worker.end_reason, worker.error
         self._observer.executor_replaced(why)
-        log.warning("worker died", reason=why, node=node, stage=stage, queries=queries)
+        log.warning("worker died", reason=str(why), error=error, node=node, stage=stage, queries=queries)
         self._move_from_dead(worker, blocking_job, known=number != 0)
 
     def _move_from_dead(self, worker: Worker, blocking_job: Job | None, *, known: bool) -> None:
@@ -282,7 +283,7 @@ class WorkerPool:
             else:
                 self._move(worker, job)
 
-    def _retire(self, worker: Worker, why: str) -> None:
+    def _retire(self, worker: Worker, why: ReplacementReason) -> None:
         """Replace a worker that still runs. If it is stalled, its waiting jobs move, else all may finish."""
         stall = self._set.retire(worker)
         self._observer.executor_replaced(why)
@@ -290,7 +291,9 @@ class WorkerPool:
         names = sorted({one.name for one in left})
         now = asyncio.get_running_loop().time()
         blocked = {} if stall is None else {**stall.about, "blocked_ms": round((now - stall.since) * 1000)}
-        log.warning("worker replaced", reason=why, abandoned=names, queries=len(worker.registry), **blocked)
+        log.warning(
+            "worker replaced", reason=str(why), abandoned=names, queries=len(worker.registry), **blocked
+        )
         self._set.add(now)
         if stall is not None:
             self._move_all_but(worker, stall.job)

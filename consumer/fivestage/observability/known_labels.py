@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fivestage.executors.worker import REPLACED_BECAUSE
+from fivestage.executors.worker import ReplacementReason
 from fivestage_schemas import PipelineStatus, TimeoutReason
 
 ENDINGS: Final = (
@@ -22,8 +22,8 @@ ENDINGS: Final = (
 """How a query ends: its status, and whether within its budget."""
 EXPIRED: Final = (TimeoutReason.EXPIRED_BEFORE_START, TimeoutReason.WOULD_EXPIRE)
 """Why a query is not started."""
-REPLACED: Final = REPLACED_BECAUSE
-"""Why a worker is replaced; an error of its thread or app has another text."""
+REPLACED: Final = tuple(ReplacementReason)
+"""Why a worker is replaced."""
 REBUILDS: Final = {
     "consumer": (
         "cancelled",

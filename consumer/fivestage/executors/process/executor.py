@@ -17,7 +17,7 @@ from fivestage.executors.process.fork_requests import ForkTimeouts
 from fivestage.executors.process.overtime import Overtime
 from fivestage.executors.process.spawner import Spawner
 from fivestage.executors.process.worker import HELLO_S, RUN_ON_S, ProcessWorker
-from fivestage.executors.worker import Worker
+from fivestage.executors.worker import ReplacementReason, Worker
 from fivestage.executors.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class ProcessExecutor(WorkerPool):
         calls = [(worker, one) for worker in self.workers for one in worker.abandoned()]
         if calls:
             for worker in self._overtime.too_much(calls, now):
-                self._retire(worker, "code of ended queries computes on")
+                self._retire(worker, ReplacementReason.COMPUTES_ON)
         return found
 
     @property

@@ -9,7 +9,7 @@ from fivestage.executors.process import messages
 from fivestage.executors.process.frames import encode
 from fivestage.executors.process.job_histories import JobHistories
 from fivestage.executors.process.routing_messages import encode_routing, limit_lanes
-from fivestage.executors.worker import BLOCKED, ENDED, NOT_READY, RUNS_ON, LoopWorker
+from fivestage.executors.worker import LoopWorker, ReplacementReason
 from fivestage.pipeline.resource_manager import CLOSE_S
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class ProcessWorker(LoopWorker):
         """Calls of ended jobs that still run in the process's threads, as it last reported."""
         self._quit_at: float | None = None
         self.error: str | None = None
-        """Why the process could not open its resources."""
+        """See Worker."""
         self.on_error: Callable[[str], None] | None = None
         """Called with ``error``."""
 
@@ -106,9 +106,7 @@ class ProcessWorker(LoopWorker):
     def check(self, now: float, *, elapsed_s: float) -> str | None:
         """See Worker."""
         link = self.link
-        if link.gone:
-            return self.error or ENDED
-        if not link.ready:
+        if link.gone or not link.ready:
             return None
         why = self._stall.check(answering=self._pinged_at is None, elapsed_s=elapsed_s)
         if self._stall.may_be_stalled:
@@ -148,18 +146,23 @@ class ProcessWorker(LoopWorker):
         """See Worker."""
         return self.link.gone
 
-    def needs_replacement(self, now: float) -> str | None:
+    @property
+    def end_reason(self) -> ReplacementReason:
+        """See Worker."""
+        return ReplacementReason.PROCESS_ENDED if self.error is None else ReplacementReason.NOT_OPEN
+
+    def needs_replacement(self, now: float) -> ReplacementReason | None:
         """See Worker. Code of ended jobs may run on for ``run_on_s``; then the process must be replaced."""
         spawned_at = self.link.spawned_at
         if not self.ready:
             late = spawned_at is not None and now - spawned_at > self._hello_s
-            return NOT_READY if late else None
+            return ReplacementReason.NOT_READY if late else None
         if self._stall.stalled_s > self._run_on_s and not self.registry.has_code_of(self.blocking[0]):
-            return BLOCKED
+            return ReplacementReason.BLOCKED
         if not self._in_threads and not self.registry.left:
             return None
         too_long = any(now - one.since > self._run_on_s for one in self.abandoned())
-        return RUNS_ON if too_long else None
+        return ReplacementReason.RUNS_ON if too_long else None
 
     def abandoned(self) -> list[Abandoned]:
         """See Worker."""

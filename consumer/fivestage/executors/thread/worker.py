@@ -14,7 +14,7 @@ from fivestage.errors import ResourceError
 from fivestage.executors.code_location import location_of
 from fivestage.executors.mailbox import Mailbox
 from fivestage.executors.task_host import TaskHost, log_loop_error, report_wait
-from fivestage.executors.worker import LoopWorker
+from fivestage.executors.worker import LoopWorker, ReplacementReason
 from fivestage.pipeline.default_executor import DefaultExecutor
 from fivestage.pipeline.resource_manager import CLOSE_S
 from fivestage.pipeline.step_monitor import StepMonitor
@@ -124,8 +124,7 @@ class ThreadWorker(LoopWorker):
     def check(self, now: float, *, elapsed_s: float) -> str | None:
         """See Worker."""
         if self.gone:
-            error = self.opened.exception() if self.opened.done() else None
-            return "its thread has ended" if error is None else str(error)
+            return None
         why = self._stall.check(answering=self._pinged_at is None, elapsed_s=elapsed_s)
         if self._pinged_at is None and (self.registry or self.registry.left):
             self._pinged_at = now
@@ -155,6 +154,17 @@ class ThreadWorker(LoopWorker):
         """See Worker. Also true once the thread has been left behind."""
         asked_at = self._asked_to_end_at
         return not self._thread.is_alive() or (asked_at is not None and time.monotonic() - asked_at > END_S)
+
+    @property
+    def end_reason(self) -> ReplacementReason:
+        """See Worker."""
+        return ReplacementReason.THREAD_ENDED if self.error is None else ReplacementReason.NOT_OPEN
+
+    @property
+    def error(self) -> str | None:
+        """See Worker."""
+        error = self.opened.exception() if self.opened.done() else None
+        return None if error is None else str(error)
 
     def abandoned(self) -> list[Abandoned]:
         """See Worker."""
