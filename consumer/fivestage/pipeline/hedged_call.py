@@ -82,6 +82,7 @@ class HedgedCalls(NodeCalls):
     __slots__ = ()
 
     async def _now(self, spec: StageSpec, name: str) -> StageRun:
+        """Call a node, and hedge the call if that is allowed and its usual time is known."""
         routing, node = self._job.routing, self._node
         if not routing.max_extra_load or node is None or not is_hedgeable(node):
             return await super()._now(spec, name)

@@ -86,6 +86,7 @@ class NodeCalls(StageAttempts):
             turn.end()
 
     async def _now(self, spec: StageSpec, name: str) -> StageRun:
+        """Call a node without a further wait for a slot. ``HedgedCalls`` overrides this."""
         attempted = self._attempt(spec, name)
         run = attempted if isinstance(attempted, StageRun) else await attempted
         self._waited_s = 0.0

@@ -48,7 +48,7 @@ class StageAttempts(JobCalls):
         if self._history.resumed is not None and (moved := self._continue_moved()) is not None:
             return moved
         now, job = self._clock(), self._job
-        granted_s, skipped = stage_grant(
+        granted_s, skipped = stage_grant(  # as in _grant, without its call: each stage passes here
             spec,
             job.routing.stages[spec.sequence],
             now=now,

@@ -2,6 +2,21 @@
 
 Runs where user code runs: on the loop of an executor. It only writes the query's history; ``core.outcome``
 decides what the answer is, and whether the query succeeded.
+
+What runs one job is one object. Its class is split into layers, so that each answers one question. From the
+top, each a subclass of the next:
+
+=============  =============  =========================================  =============================
+layer          module         question                                   main methods
+=============  =============  =========================================  =============================
+StageRunner    stage_runner   Which stage is next, and which node?       run, _process, _next_node
+HedgedCalls    hedged_call    Is another node called beside a slow one?  _now, _hedged
+NodeCalls      node_calls     Is a slot free? Is the node called again?  _call_by_rules, _call_in_slot
+StageAttempts  stage_attempt  Is the stage called, and for how long?     _attempt, _wait_for_thread
+JobCalls       job_calls      What has the call come to?                 _run_call, _ended
+=============  =============  =========================================  =============================
+
+Calls go downward, with one exception: ``NodeCalls`` calls ``_now``, which ``HedgedCalls`` overrides.
 """
 
 from __future__ import annotations
