@@ -26,29 +26,20 @@ def earlier_attempts(history: StageHistory, runs: Sequence[StageRun], now: float
             it as a failed attempt.
         now: Monotonic seconds.
     """
-    resumed = history.resumed
-    is_running = resumed is not None and resumed.call is not None and resumed.parked is None
-    hedge = history.hedge
-    if not (history.superseded or history.moved or is_running or hedge is not None):
+    if not (history.superseded or history.moved or history.resumed or history.hedge):
         return ()
+    ended, abandoned = _ended(history, now), _abandoned(history)
     last = {run.spec.sequence: run for run in runs if run.outcome is not _SKIPPED}
-    failed = {(run.spec.sequence, run.attempt): run for run in history.superseded}
-    abandoned = {(one.spec.sequence, one.attempt): one for one in history.moved}
-    if resumed is not None and is_running:
-        abandoned[resumed.spec.sequence, resumed.attempt] = resumed
-    if hedge is not None:  # as the call beside it, it ran until the end
-        late = hedge.end(now, _TIMEOUT, "was running at the deadline", "timeout")
-        failed.setdefault((hedge.spec.sequence, hedge.attempt), late)
     earlier: list[StageRun] = []
-    for key in sorted(failed.keys() | abandoned.keys(), reverse=True):
+    for key in sorted(ended.keys() | abandoned.keys(), reverse=True):  # then what follows is known
         sequence, attempt = key
+        is_hedge = ended[key].hedge if key in ended else abandoned[key].hedge
         following = last.get(sequence)
-        is_hedge = failed[key].hedge if key in failed else abandoned[key].hedge
         if following is not None and attempt >= following.attempt:
-            if not is_hedge or attempt == following.attempt:
+            if not is_hedge or attempt == following.attempt:  # it is the last attempt
                 continue
             following = None  # a hedge has a higher number than the call beside it, which may end later
-        run = failed.get(key) or _abandoned(abandoned[key], following, now)
+        run = ended.get(key) or _end_of(abandoned[key], following, now)
         earlier.append(run)
         if not is_hedge:
             last[sequence] = run
@@ -56,7 +47,26 @@ def earlier_attempts(history: StageHistory, runs: Sequence[StageRun], now: float
     return tuple(earlier)
 
 
-def _abandoned(running: RunningStage, following: StageRun | None, now: float) -> StageRun:
+def _ended(history: StageHistory, now: float) -> dict[tuple[int, int], StageRun]:
+    """The attempts that have ended, by stage and number; of a hedge that runs, how it ends *now*."""
+    ended = {(run.spec.sequence, run.attempt): run for run in history.superseded}
+    hedge = history.hedge
+    if hedge is not None:  # as the call beside it, it ran until the end
+        late = hedge.end(now, _TIMEOUT, "was running at the deadline", "timeout")
+        ended.setdefault((hedge.spec.sequence, hedge.attempt), late)
+    return ended
+
+
+def _abandoned(history: StageHistory) -> dict[tuple[int, int], RunningStage]:
+    """The attempts that were given up when the query was moved, by stage and number."""
+    abandoned = {(one.spec.sequence, one.attempt): one for one in history.moved}
+    resumed = history.resumed
+    if resumed is not None and resumed.call is not None and resumed.parked is None:  # a thread runs its call
+        abandoned[resumed.spec.sequence, resumed.attempt] = resumed
+    return abandoned
+
+
+def _end_of(running: RunningStage, following: StageRun | None, now: float) -> StageRun:
     """The run of an abandoned attempt: it lasted until the next one started, or else until *now*."""
     until = now if following is None or following.started_at is None else following.started_at
     return running.end(until, _SKIPPED)
