@@ -39,7 +39,7 @@ class StallLog:
 
     def begins(self, worker: Worker, about: Mapping[str, str | None], why: str, now: float) -> bool:
         """Log that code blocks a worker's event loop, if that is due; *about* is from ``fields_of``."""
-        is_due = self._is_due((about["node"], about["stage"], about["where"]), now)
+        is_due = self._take_turn((about["node"], about["stage"], about["where"]), now)
         if is_due:
             waits = is_waiting(about)
             log.log(
@@ -59,7 +59,8 @@ class StallLog:
         if stall is not None and stall.is_logged:
             log.info("event loop responds", **stall.about, blocked_ms=round((now - stall.since) * 1000))
 
-    def _is_due(self, what: tuple[str | None, ...], now: float) -> bool:
+    def _take_turn(self, what: tuple[str | None, ...], now: float) -> bool:
+        """Return whether a line about this place is due; if so, the next one is due after LOG_EVERY_S."""
         if now - self._logged.get(what, -inf) < LOG_EVERY_S:
             return False
         if len(self._logged) >= MAX_LOGGED:

@@ -44,7 +44,7 @@ class NodeCalls(StageAttempts):
             gate.extra.called(self._clock())
         while self._retriable and not (run.success or run.probe or on_trial or history.closed):
             pause_s = self._retry_after_s + JITTER_S * random()  # noqa: S311 - no secret
-            if not self._may_retry(spec, name, gate, pause_s):
+            if not self._take_retry(spec, name, gate, pause_s):
                 break
             history.fail_over(run)
             self._separate()
@@ -53,8 +53,8 @@ class NodeCalls(StageAttempts):
             run = await self._call_in_slot(spec, name, gate, self._clock() - since)
         return run
 
-    def _may_retry(self, spec: StageSpec, name: str, gate: Gate, pause_s: float) -> bool:
-        """Whether the node may be called again for this query; if so, that is paid for.
+    def _take_retry(self, spec: StageSpec, name: str, gate: Gate, pause_s: float) -> bool:
+        """Take a retry of the node from its budget; False if the node may not be called again for this query.
 
         Where the failure asks for a wait, another node is called instead if there is one.
         """

@@ -86,7 +86,7 @@ class NodeState:
             if cut_short and not run.capped:
                 self.ignore(run)  # earlier stages used up its time, or the producer granted less
                 return
-            patient = self._is_newly_late(now) and learning
+            patient = self._note_timeout(now) and learning
             self.health.timed_out(now, run.duration_s)
             if patient and not run.probe:
                 return
@@ -117,8 +117,8 @@ class NodeState:
         p50_s = self.health.p50_s
         return p50_s is not None and p50_s < inf and run.granted_s < min(limit_s, p50_s)
 
-    def _is_newly_late(self, now: float) -> bool:
-        """Whether a node that used to answer has just become late: the limit needs a while to rise."""
+    def _note_timeout(self, now: float) -> bool:
+        """Note a timeout; return whether the node has just become late: the limit needs a while to rise."""
         if now - self._timeout_at > PATIENCE_S:
             p95_s = self.health.p95_s
             used_to_answer = p95_s is not None and p95_s < inf

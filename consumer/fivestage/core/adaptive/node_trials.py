@@ -50,12 +50,13 @@ class Trials:
             node = nodes[name]
             other = nodes.get(node.fallback)
             calls = self.calls if other is None else other.calls
-            if self._is_due(name, node, now, calls, waits=name in routing.trials):
+            if self._update_due(name, node, now, calls, waits=name in routing.trials):
                 routing.trials[name] = True
                 node.is_on_trial = True
                 self._since[name] = now, calls, node.fallback
 
-    def _is_due(self, name: str, node: NodeState, now: float, calls: int, *, waits: bool) -> bool:
+    def _update_due(self, name: str, node: NodeState, now: float, calls: int, *, waits: bool) -> bool:
+        """Restart the time to the next trial if the node was called; return whether a trial is due."""
         since, before, fallback = self._since.get(name, (-inf, 0, ""))
         called = since < node.tried_at or fallback != node.fallback
         if waits or called:  # the permit is still there, or the node was called since

@@ -204,7 +204,7 @@ class ConcurrencyLimiter:
         policy = self._policy
         goodput, self._last_goodput = self._last_goodput, window.goodput(now)
         goodput = max(goodput, self._last_goodput)
-        why = self._evidence.reason(window, self._normal(), now)
+        why = self._evidence.add(window, self._normal(), now)
         if why and self._down.is_due(now):
             limit = self._lower(window)
             if limit < min(self.limit, window.running):

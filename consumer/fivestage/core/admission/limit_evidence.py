@@ -50,7 +50,7 @@ class LimitEvidence:
         """Count the time of waiting queries from *now*: the next experiment comes after the full time."""
         self._bound_since = now
 
-    def reason(self, window: QueryWindow, normal: Latency | None, now: float) -> str:
+    def add(self, window: QueryWindow, normal: Latency | None, now: float) -> str:
         """Add a window; return the reason for trying a lower limit, empty if there is none.
 
         Args:
@@ -59,7 +59,7 @@ class LimitEvidence:
             now: Monotonic seconds.
         """
         self._bound_since = min(self._bound_since, window.opened_at) if window.all_bound else inf
-        if self._has_timeouts(window):
+        if self._note_timeouts(window):
             return f"{window.dropped} of {window.ended} timed out"
         if not window.all_bound:
             self.slow = 0
@@ -78,7 +78,8 @@ class LimitEvidence:
             return f"queries waited for {now - self._bound_since:.0f} s"
         return ""
 
-    def _has_timeouts(self, window: QueryWindow) -> bool:
+    def _note_timeouts(self, window: QueryWindow) -> bool:
+        """Note the timeouts of a window; return whether there were too many in enough windows in a row."""
         self.normal_drops -= max(0.0, self.normal_drops - window.drop_share) * DROPS_DECAY
         many = min(1.0, self.normal_drops + self._policy.drop_share)
         late = window.drop_share >= many and window.in_time < IN_TIME_AGAIN
