@@ -82,7 +82,7 @@ def add_llm_node(
     client.__name__ = f"{name}_client"
     resource = app.resource(client)
 
-    @app.node(
+    declare = app.node(
         name,
         intents=intents,
         limit=limit,
@@ -92,27 +92,41 @@ def add_llm_node(
         idempotent=True,
         settings=None if model else ChatModel,
     )
-    async def ask(query: Query, ctx: StageContext) -> dict[str, Any]:
-        messages = await _messages(prompt, query, ctx)
-        headers = ctx.headers() if pass_headers else None
-        text = ""
-        # The stage ends first, and what was offered counts: the client's own timeout would discard it.
-        timeout_s = ctx.timeout(reserve_ms=-LATER_MS)
-        answer = ctx.use(resource).stream(messages, timeout_s=timeout_s, headers=headers)
-        async with aclosing(answer) as parts:
-            async for part in parts:
-                text += part
-                ctx.offer(text, confidence=confidence / 2)
-        if not text:
-            raise ModelUnavailableError("the model's answer is empty")
-        return {"answer": text, "confidence": confidence}
-
+    declare(_ModelNode(resource, prompt, confidence=confidence, pass_headers=pass_headers).ask)
     return resource
 
 
-async def _messages(prompt: str | Prompt, query: Query, ctx: StageContext) -> Messages:
-    if not isinstance(prompt, str):
-        messages = prompt(query, ctx)
-        return await messages if inspect.isawaitable(messages) else messages
-    question = {"role": "user", "content": query.user_input}
-    return [{"role": "system", "content": prompt}, question] if prompt else [question]
+class _ModelNode:
+    """Asks the model for one query; see ``add_llm_node``."""
+
+    def __init__(
+        self, client: Resource[ChatClient], prompt: str | Prompt, *, confidence: float, pass_headers: bool
+    ) -> None:
+        self._client = client
+        self._prompt = prompt
+        self._confidence = confidence
+        self._pass_headers = pass_headers
+
+    async def ask(self, query: Query, ctx: StageContext) -> dict[str, Any]:
+        """Stream the answer, and offer it as far as it has come."""
+        messages = await self._messages(query, ctx)
+        headers = ctx.headers() if self._pass_headers else None
+        text = ""
+        # The stage ends first, and what was offered counts: the client's own timeout would discard it.
+        timeout_s = ctx.timeout(reserve_ms=-LATER_MS)
+        answer = ctx.use(self._client).stream(messages, timeout_s=timeout_s, headers=headers)
+        async with aclosing(answer) as parts:
+            async for part in parts:
+                text += part
+                ctx.offer(text, confidence=self._confidence / 2)
+        if not text:
+            raise ModelUnavailableError("the model's answer is empty")
+        return {"answer": text, "confidence": self._confidence}
+
+    async def _messages(self, query: Query, ctx: StageContext) -> Messages:
+        prompt = self._prompt
+        if not isinstance(prompt, str):
+            messages = prompt(query, ctx)
+            return await messages if inspect.isawaitable(messages) else messages
+        question = {"role": "user", "content": query.user_input}
+        return [{"role": "system", "content": prompt}, question] if prompt else [question]
