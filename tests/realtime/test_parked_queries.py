@@ -83,7 +83,7 @@ async def test_a_query_that_moved_does_not_take_its_call_back() -> None:
     new.start(moved, moved.history)
     for _ in range(10):
         await asyncio.sleep(0)
-    old.cancel(moved, old_history)
+    old.cancel(old_history)
     work.set()
     async with asyncio.timeout(LONG_S):
         while (moved.history, True) not in ended:

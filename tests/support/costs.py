@@ -94,7 +94,7 @@ def _answer(record: PlainRecord, offsets: PartitionOffsets, history: StageHistor
         written_at=None,
         ttl_ms=0,
     )
-    envelope = Envelope(record, read.query_id, read.lane, started_wall=1.0, started_at=0.0)
+    envelope = Envelope(record, event.query_id, read.lane, started_wall=1.0, started_at=0.0)
     conclusion = conclude(history, PLAN, started_at=0.0, ends_at=budget.ends_at, now=0.05)
     assert len(encoder.concluded(envelope, conclusion)[0]) == 6
     offsets.finish(record.offset)

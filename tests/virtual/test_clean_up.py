@@ -106,7 +106,7 @@ async def test_a_moved_job_is_not_cancelled_again_at_its_limit() -> None:
     host.start(job, old)
     await asyncio.sleep(0.09)
     job.move()
-    host.cancel(job, old)
+    host.cancel(old)
     await asyncio.sleep(1)
     assert (len(node.cancelled_at), node.given_back, ended) == (1, 1, [False])
 

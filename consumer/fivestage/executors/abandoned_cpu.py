@@ -32,7 +32,7 @@ def thread_cpu_s(thread: tuple[int, int]) -> float | None:
     """
     process, number = thread
     try:
-        stat = Path(f"/proc/{process}/task/{number}/stat").read_text(encoding="ascii", errors="replace")
+        stat = (PROC / f"{process}/task/{number}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     fields = stat.rpartition(")")[2].split()

@@ -46,7 +46,7 @@ class InlineExecutor:
     def cancel(self, job: Job) -> None:
         """See Executor."""
         self._registry.leave(job, asyncio.get_running_loop().time())
-        self._host.cancel(job, job.history)
+        self._host.cancel(job.history)
 
     def refresh(self) -> None:
         """See Executor."""

@@ -75,7 +75,7 @@ class TaskHost:
             return False
         return True
 
-    def cancel(self, _: Job, history: StageHistory) -> None:
+    def cancel(self, history: StageHistory) -> None:
         """Cancel a job's task; if it is being cancelled already, again after CLEAN_UP_S."""
         task = self._tasks.get(history)
         if task is not None:

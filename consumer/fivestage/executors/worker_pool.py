@@ -90,7 +90,7 @@ class WorkerPool:
 
     @property
     def local_queue(self) -> LocalQueue | None:
-        """See Executor. From a process nothing can be taken back at once."""
+        """See Executor. None, unless a subclass has one."""
         return None
 
     def submit(self, job: Job) -> None:

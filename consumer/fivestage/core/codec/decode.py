@@ -79,11 +79,6 @@ class Readable(NamedTuple):
     headers: dict[str, str]
     expiry_time: datetime | None = None
 
-    @property
-    def query_id(self) -> str:
-        """The id of the query."""
-        return self.event.query_id
-
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:

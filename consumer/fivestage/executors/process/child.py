@@ -184,10 +184,10 @@ class _Child:
         self._report(history, completed=True)
 
     def _cancel(self, frame: Frame) -> None:
-        job, history = self._jobs.get(frame.serial, (None, None))
-        if job is not None and history is not None:
+        _, history = self._jobs.get(frame.serial, (None, None))
+        if history is not None:
             history.closed = True
-            self._host.cancel(job, history)
+            self._host.cancel(history)
 
     def _routing(self, frame: Frame) -> None:
         self._new_probes = apply_routing(frame, self._lanes)

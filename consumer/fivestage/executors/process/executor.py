@@ -44,6 +44,8 @@ class Setup(NamedTuple):
 class ProcessExecutor(WorkerPool):
     """Runs jobs in worker processes: for CPU, and for code that may block, crash or never end.
 
+    It has no local queue: from a process nothing can be taken back at once.
+
     Args:
         app_path: ``MODULE:APP``, imported in another process; the built-in Pipeline when None.
         plan: Limits and criticality.

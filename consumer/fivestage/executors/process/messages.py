@@ -258,5 +258,5 @@ def encode_plan(plan: Plan) -> list[Any]:
 def decode_plan(values: Sequence[Any]) -> Plan:
     """Convert them back."""
     total_s, stages = values
-    specs = [StageSpec(StageType(name), sequence, *values) for sequence, (name, *values) in enumerate(stages)]
+    specs = [StageSpec(StageType(name), sequence, *limits) for sequence, (name, *limits) in enumerate(stages)]
     return Plan(tuple(specs), total_s)

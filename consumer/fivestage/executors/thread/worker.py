@@ -119,7 +119,7 @@ class ThreadWorker(LoopWorker):
         self.registry.leave(job, time.monotonic())
         if not self.ready:
             self.registry.mark_as_waiting(job, time.monotonic())  # its code has not run
-        self._inbox.put(self._host.cancel, job, job.history)
+        self._inbox.put(self._host.cancel, job.history)
 
     def check(self, now: float, *, elapsed_s: float) -> str | None:
         """See Worker."""

@@ -157,7 +157,10 @@ class GroupMember:
             self._fetching = None
 
     def look(self) -> None:
-        """Check the consumer, and end the fetch in flight if it is broken. Call this twice a second."""
+        """Check the consumer, and end the fetch in flight if it is broken.
+
+        Called in each round of the HealthMonitor.
+        """
         joining = self.fault is None and self._source.is_joining
         now = asyncio.get_running_loop().time()
         self._log_join(now, joining=joining)

@@ -178,7 +178,10 @@ class Sink:
     # Checks of the producer
 
     def look(self, now: float) -> None:
-        """Use added partitions, and rebuild the producer if a batch is late. Call this twice a second."""
+        """Use added partitions, and rebuild the producer if a batch is late.
+
+        Called in each round of the HealthMonitor.
+        """
         self._add_partitions()
         sent = [queue.sent_at for queues in self._queues.values() for queue in queues]
         since = min((at for at in sent if at is not None), default=now)
