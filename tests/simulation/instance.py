@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from opentelemetry.sdk.resources import Resource
 
-from fivestage.core.admission.slots import Gate
+from fivestage.core.admission.gate import Gate
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.observer import Observer
 from fivestage.dispatch.build import build

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fivestage.core.admission.slots import Gate
+from fivestage.core.admission.gate import Gate
 
 if TYPE_CHECKING:
     from fivestage.dispatch.dispatcher import Dispatcher

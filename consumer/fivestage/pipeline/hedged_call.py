@@ -98,7 +98,7 @@ class HedgedCalls(NodeCalls):
         """Let the first call for a query fill the budget of its node; a retry or a failover uses it up."""
         superseded, now = self._history.superseded, self._clock()
         first = next((run.node for run in superseded if not run.hedge), None)
-        budget = self._gates.hedges.budget(first or name, self._job.routing.max_extra_load, now)
+        budget = self._capacities.hedges.budget(first or name, self._job.routing.max_extra_load, now)
         if first is not None:
             budget.owe(now)
         else:
@@ -188,7 +188,7 @@ class HedgedCalls(NodeCalls):
         """Cancel a call whose end nothing waits for."""
         if not one.task.done():
             one.cancel()
-            self._gates.hedges.leave(one.task, one.ctx.running)
+            self._capacities.hedges.leave(one.task, one.ctx.running)
 
     def _launch_hedge(
         self, spec: StageSpec, first: Flight, flying: list[Flight], tried: list[str | None]
@@ -207,7 +207,7 @@ class HedgedCalls(NodeCalls):
             is_free, slot = self._free_slot(name, node)
             if not is_free:
                 continue
-            budget = self._gates.hedges.budget(str(first.ctx.node), routing.max_extra_load, now)
+            budget = self._capacities.hedges.budget(str(first.ctx.node), routing.max_extra_load, now)
             if budget.take(now):
                 attempt = max(self._history.attempt, first.ctx.attempt + 1)
                 ctx = replace(first.ctx, node=name, attempt=attempt, last_offer=None)
@@ -220,7 +220,7 @@ class HedgedCalls(NodeCalls):
 
     def _free_slot(self, name: str, node: Node) -> tuple[bool, Slot | None]:
         """Whether a node may be called without waiting, and the slot that was taken if it has a limit."""
-        slots = None if node.rules is None else self._gates.of(name, node.rules, self._clock()).slots
+        slots = None if node.rules is None else self._capacities.of(name, node.rules, self._clock()).slots
         if slots is None:
             return True, None
         turn = slots.turn()

@@ -17,7 +17,7 @@ from fivestage.pipeline.call_result import NODE_BUSY, CallResult
 from fivestage.pipeline.context import OpenResources, StageContext
 from fivestage.pipeline.current_span import enter_query
 from fivestage.pipeline.failure_log import failure_log
-from fivestage.pipeline.node_gates import Gates
+from fivestage.pipeline.node_capacity import NodeCapacities
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.pipeline.running_call import name_calls
 from fivestage.pipeline.stage_call import place_of
@@ -61,7 +61,7 @@ class Shared(NamedTuple):
     """The largest data that a stage may return."""
     deadline_header: str
     """See ``StageContext.headers``."""
-    gates: Gates
+    capacities: NodeCapacities
     """What the calls of each node share."""
 
 
@@ -76,12 +76,12 @@ class JobCalls:
     """
 
     __slots__ = (
-        "_app", "_bounds", "_clock", "_ctx", "_gates", "_history", "_job", "_limit", "_node",
+        "_app", "_bounds", "_capacities", "_clock", "_ctx", "_history", "_job", "_limit", "_node",
         "_retriable", "_retry_after_s", "_threads", "_times", "_traced", "_trial_s", "_waited_s",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, job: Job, history: StageHistory, monitor: StepMonitor | None) -> None:
-        self._app, self._threads, resources, self._limit, deadline_header, self._gates = shared
+        self._app, self._threads, resources, self._limit, deadline_header, self._capacities = shared
         self._job, self._history = job, history
         self._node: Node | None = None
         """The node to call; None outside of processing, and for a name that is not registered."""

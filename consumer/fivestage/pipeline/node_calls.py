@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fivestage.core.plan import StageSpec
     from fivestage.pipeline.call_rules import CallRules
-    from fivestage.pipeline.node_gates import Gate
+    from fivestage.pipeline.node_capacity import NodeCapacity
 
 JITTER_S: Final = 0.01
 """The longest wait before a node is called again, so that the calls that failed together do not come again
@@ -34,26 +34,26 @@ class NodeCalls(StageAttempts):
     async def _call_by_rules(self, spec: StageSpec, name: str, rules: CallRules) -> StageRun:
         """Call a node, and again if it fails as its author expects; return the run of the last call."""
         history, on_trial = self._history, bool(self._trial_s)
-        gate = self._gates.of(name, rules, self._clock())
+        capacity = self._capacities.of(name, rules, self._clock())
         self._retriable, self._bounds.retry_on = False, rules.retry_on
         moved = None if history.resumed is None else self._continue_moved()
         if moved is not None:  # its call has a slot already
             run = moved if isinstance(moved, StageRun) else await moved
         else:
-            run = await self._call_in_slot(spec, name, gate)
-            gate.extra.called(self._clock())
+            run = await self._call_in_slot(spec, name, capacity)
+            capacity.extra.called(self._clock())
         while self._retriable and not (run.success or run.probe or on_trial or history.closed):
             pause_s = self._retry_after_s + JITTER_S * random()  # noqa: S311 - no secret
-            if not self._take_retry(spec, name, gate, pause_s):
+            if not self._take_retry(spec, name, capacity, pause_s):
                 break
             history.fail_over(run)
             self._separate()
             self._retriable, since = False, self._clock()
             await self._pause(asyncio.sleep(pause_s), pause_s + FOREVER_S)
-            run = await self._call_in_slot(spec, name, gate, self._clock() - since)
+            run = await self._call_in_slot(spec, name, capacity, self._clock() - since)
         return run
 
-    def _take_retry(self, spec: StageSpec, name: str, gate: Gate, pause_s: float) -> bool:
+    def _take_retry(self, spec: StageSpec, name: str, capacity: NodeCapacity, pause_s: float) -> bool:
         """Take a retry of the node from its budget; False if the node may not be called again for this query.
 
         Where the failure asks for a wait, another node is called instead if there is one.
@@ -61,23 +61,27 @@ class NodeCalls(StageAttempts):
         routing, now = self._job.routing, self._clock()
         called = sum(run.node == name for run in self._history.superseded) + 1
         left_s = self._times.ends_at - now - routing.stages[spec.sequence].reserve_s
-        in_time = left_s - pause_s >= self._expected_s(name, gate.rules)
+        in_time = left_s - pause_s >= self._expected_s(name, capacity.rules)
         if self._retry_after_s and self._other_node(name, left_s) is not None:
             return False
-        return called <= gate.rules.retries and in_time and routing.allows(name) and gate.extra.take(now)
+        return (
+            called <= capacity.rules.retries and in_time and routing.allows(name) and capacity.extra.take(now)
+        )
 
-    async def _call_in_slot(self, spec: StageSpec, name: str, gate: Gate, waited_s: float = 0.0) -> StageRun:
+    async def _call_in_slot(
+        self, spec: StageSpec, name: str, capacity: NodeCapacity, waited_s: float = 0.0
+    ) -> StageRun:
         """Call a node in one of its slots, which is free again when the code has really ended."""
         self._waited_s = waited_s
-        if gate.slots is None:
+        if capacity.slots is None:
             return await self._now(spec, name)
-        since, turn = self._clock(), gate.slots.turn()
+        since, turn = self._clock(), capacity.slots.turn()
         try:
             if turn.slot is None:
-                await self._pause(turn.wait(), self._patience_s(spec, name, gate.rules))
+                await self._pause(turn.wait(), self._patience_s(spec, name, capacity.rules))
                 self._waited_s += self._clock() - since
             if turn.slot is None:
-                return self._busy(spec, name, gate.slots.limit)
+                return self._busy(spec, name, capacity.slots.limit)
             running_slot.set(turn.slot)
             return await self._now(spec, name)
         finally:

@@ -22,7 +22,7 @@ from fivestage.pipeline.bounds import Bounds
 from fivestage.pipeline.call_result import CallResult
 from fivestage.pipeline.context import Query
 from fivestage.pipeline.job_calls import Shared
-from fivestage.pipeline.node_gates import Gates
+from fivestage.pipeline.node_capacity import NodeCapacities
 from fivestage.pipeline.node_settings import NodeSettings
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.pipeline.resource_manager import ResourceManager
@@ -98,10 +98,10 @@ class Orchestrator:
         self._scope: Scope | None = None
         self._max_event_bytes = max_data_bytes
         limit = DataLimit.of(max_data_bytes)
-        gates = Gates()
-        self.hedges = gates.hedges
+        capacities = NodeCapacities()
+        self.hedges = capacities.hedges
         """Has the calls that were overtaken and run on."""
-        self._shared = Shared(self.app, self.threads, self.resources, limit, deadline_header, gates)
+        self._shared = Shared(self.app, self.threads, self.resources, limit, deadline_header, capacities)
 
     def __repr__(self) -> str:
         return f"<Orchestrator {self.app} {self.threads}>"

@@ -18,7 +18,7 @@ from fivestage.core.adaptive.recent_calls import SPAN_S, RecentCalls, exceeds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fivestage.core.adaptive.recent_calls import Span
+    from fivestage.core.adaptive.recent_calls import CallCounts
 
 
 class BreakerState(StrEnum):
@@ -168,13 +168,13 @@ class Breaker:
                 self._open_s = 0.0
             self._open(now, why)
 
-    def _trips(self, span: Span, now: float) -> str:
-        policy, seconds = self.policy, now - span.since
-        if exceeds(span.failed, span.calls, policy.failure_rate, enough=policy.window):
-            return f"{span.failed} of {span.calls} calls failed in {seconds:.1f} s"
+    def _trips(self, counts: CallCounts, now: float) -> str:
+        policy, seconds = self.policy, now - counts.since
+        if exceeds(counts.failed, counts.calls, policy.failure_rate, enough=policy.window):
+            return f"{counts.failed} of {counts.calls} calls failed in {seconds:.1f} s"
         wanted = policy.slow_call_rate < 1
-        if wanted and exceeds(span.slow, span.calls, policy.slow_call_rate, enough=policy.window):
-            return f"{span.slow} of {span.calls} calls were slow in {seconds:.1f} s"
+        if wanted and exceeds(counts.slow, counts.calls, policy.slow_call_rate, enough=policy.window):
+            return f"{counts.slow} of {counts.calls} calls were slow in {seconds:.1f} s"
         return ""
 
     def _open(self, now: float, why: str) -> None:

@@ -16,7 +16,7 @@ calls/s, a node that fails 20 % of them is by chance found above 30 % every 2.5 
 every 50 hours with 4; at 200/s never (simulated)."""
 
 
-class Span(NamedTuple):
+class CallCounts(NamedTuple):
     """Counts of the calls that ended from *since* on."""
 
     calls: int
@@ -76,7 +76,7 @@ class RecentCalls:
         self.failed -= bucket.failed
         self.slow -= bucket.slow
 
-    def newest(self, now: float, minimum: int) -> Span | None:
+    def newest(self, now: float, minimum: int) -> CallCounts | None:
         """The last second, extended to *minimum* calls; None if fewer calls, or less time, are kept."""
         calls, failed, slow = 0, 0, 0
         for bucket in reversed(self._buckets):
@@ -84,12 +84,12 @@ class RecentCalls:
             failed += bucket.failed
             slow += bucket.slow
             if calls >= minimum and now - bucket.start >= SPAN_S:
-                return Span(calls, failed, slow, bucket.start)
+                return CallCounts(calls, failed, slow, bucket.start)
         return None
 
-    def kept(self) -> Span:
+    def kept(self) -> CallCounts:
         """All calls that are kept; there must be at least one."""
-        return Span(self.calls, self.failed, self.slow, self._buckets[0].start)
+        return CallCounts(self.calls, self.failed, self.slow, self._buckets[0].start)
 
 
 def exceeds(count: int, calls: int, rate: float, *, enough: int) -> bool:

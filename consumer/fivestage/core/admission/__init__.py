@@ -4,7 +4,7 @@
 (with ``limit_evidence``, ``limit_trial``, ``limit_report`` and ``latency``) sets how many may run.
 ``load_shedding`` rejects queries that would be answered too late, ``key_order`` runs equal keys in order,
 ``poison_pills`` detects queries that stall the process, ``thread_queues`` tracks queries that wait for a
-thread.
+thread, ``gate`` bounds the records in flight.
 
 Called by ``dispatch`` on the bus loop. Each decision takes ``now`` and returns at once.
 """

@@ -1,8 +1,4 @@
-"""Bounds the records in flight (``Gate``) and the queries that run (``Slots``).
-
-The poller waits for the gate, which counts records received and not yet acknowledged. Received queries wait
-for a slot.
-"""
+"""Bounds the queries that run, and the bytes of their events: received queries wait for a slot."""
 
 from __future__ import annotations
 
@@ -27,34 +23,6 @@ MAX_ENQUEUED: Final = 16
 MAX_HELD_BYTES = 64 * 1024 * 1024
 """Bytes of unacknowledged events at which no more queries start, and of these and received records together
 at which the poller stops. Running queries go on."""
-
-
-class Gate:
-    """Closes at *limit* records in flight and opens again when a quarter is free.
-
-    Closing and opening at the same number would pause and resume the source for every record, and each pause
-    discards the prefetched records.
-    """
-
-    __slots__ = ("_high", "_low", "is_open")
-
-    def __init__(self, limit: int) -> None:
-        self._high = limit
-        self._low = limit - max(1, limit // 4)
-        self.is_open = True
-
-    def __repr__(self) -> str:
-        return f"<Gate {'open' if self.is_open else 'closed'} {self._low}..{self._high}>"
-
-    def update(self, in_flight: int) -> bool:
-        """Open or close the gate by the number in flight; return whether it is open."""
-        threshold = self._high if self.is_open else self._low + 1
-        self.is_open = in_flight < threshold
-        return self.is_open
-
-    def room(self, in_flight: int) -> int:
-        """How many more records may be received now."""
-        return max(0, self._high - in_flight) if self.is_open else 0
 
 
 class Slots(Generic[T]):
