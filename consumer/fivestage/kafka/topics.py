@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResourceType
@@ -65,6 +65,14 @@ class TopicInfo:
     """None if the broker is too old to report it."""
     replicas: int = 0
     """The smallest number of replicas of a partition."""
+
+
+class RecordSizes(NamedTuple):
+    """Bytes of the largest records that the output topics accept."""
+
+    events: int
+    """Accepted by each topic of events."""
+    dead_letters: int
 
 
 async def describe(settings: Settings, names: Iterable[str] | None) -> dict[str, TopicInfo]:
@@ -280,8 +288,8 @@ async def _until_visible(settings: Settings, names: Collection[str], tries: int)
         await asyncio.sleep(_VISIBLE_PAUSE_S)
 
 
-async def largest_records(settings: Settings) -> dict[Output, int]:
-    """The bytes of the largest record that each output topic accepts.
+async def largest_records(settings: Settings) -> RecordSizes:
+    """Ask for the largest records that the output topics accept.
 
     At most ``kafka.max_record_bytes``, except for dead letters; that setting where the limit cannot be read.
 
@@ -294,9 +302,9 @@ async def largest_records(settings: Settings) -> dict[Output, int]:
     outputs = settings.topics.outputs
     sizes = await output_configs(settings, "max.message.bytes")
     known = {name: size - BATCH_OVERHEAD_BYTES for name, size in sizes.items()}
-    limits = {output: min(default, known.get(name, default)) for output, name in outputs.items()}
-    letters = outputs[Output.DEAD_LETTERS]
-    return {**limits, Output.DEAD_LETTERS: known.get(letters, default)}
+    letters = outputs.pop(Output.DEAD_LETTERS)
+    events = min(default, *(known.get(name, default) for name in outputs.values()))
+    return RecordSizes(events, known.get(letters, default))
 
 
 async def output_configs(settings: Settings, config: str) -> dict[str, int]:

@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.core.codec.encode import Encoder
-from fivestage.core.records import Output
 from fivestage.dispatch.build import build
 from fivestage.dispatch.dispatcher import Dispatcher
 from fivestage.dispatch.poller import Poller
@@ -17,7 +16,6 @@ from fivestage.executors.reloadable import ReloadableExecutor
 from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.producer.sink import Sink
-from fivestage.observability.gauges import add_gauges
 from fivestage.observability.logging import level_name
 from fivestage.observability.trace_provider import exports_spans, make_provider
 from fivestage.observability.tracing import Tracing
@@ -27,13 +25,13 @@ from fivestage.pipeline.settings import unmasked
 from fivestage.service.health import HealthMonitor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from fivestage.core.ledger import Ledger, PartitionKey
     from fivestage.core.observer import Observer
     from fivestage.core.reachability import Reachability
     from fivestage.kafka.consumer.source import MakeConsumer
-    from fivestage.observability.metrics import Metrics
+    from fivestage.kafka.topics import RecordSizes
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.settings import Settings
 
@@ -59,26 +57,24 @@ def assemble(  # noqa: PLR0913 - by keyword
     app: Pipeline,
     *,
     app_path: str | None,
-    metrics: Metrics,
     observer: Observer,
     ledger: Ledger,
-    largest_records: Mapping[Output, int],
+    largest_records: RecordSizes,
     on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
     on_failure: Callable[[Exception], None],
     make_consumer: MakeConsumer,
     reach: Reachability,
     reloads: bool = False,
 ) -> Parts:
-    """Make the parts, and add their gauges.
+    """Make the parts.
 
     Args:
         settings: All settings.
         app: The user's stages and nodes.
         app_path: Where worker processes import the app from, ``MODULE:APP``; the built-in one when None.
-        metrics: Gets the gauges.
         observer: The observer of all parts.
         ledger: Shared by source, dispatcher and committer.
-        largest_records: Bytes of the largest record that each output topic takes.
+        largest_records: What the output topics accept.
         on_revoked: See Source.
         on_failure: See Sink.
         make_consumer: See Source.
@@ -88,12 +84,9 @@ def assemble(  # noqa: PLR0913 - by keyword
     Raises:
         ConfigurationError: OTEL_TRACES_EXPORTER is unknown, or its exporter is not installed.
     """
-    make = partial(
-        _executor, app_path=app_path, observer=observer, largest_event=_largest_event(largest_records)
-    )
+    make = partial(_executor, app_path=app_path, observer=observer, largest_event=largest_records.events)
     executor = ReloadableExecutor(make, settings, app) if reloads else make(settings, app)
-    largest = min(largest_records.values())
-    sink = Sink(settings, observer, on_failure, max_record_bytes=largest, reach=reach)
+    sink = Sink(settings, observer, on_failure, max_record_bytes=min(largest_records), reach=reach)
     poller, dispatcher = build(
         settings,
         ledger=ledger,
@@ -101,12 +94,7 @@ def assemble(  # noqa: PLR0913 - by keyword
         executor=executor,
         sink=sink,
         observer=observer,
-        tracing=Tracing(
-            results_topic=settings.topics.results,
-            group_id=settings.kafka.group_id,
-            provider=make_provider(settings.tracing.sample_ratio),
-            show_text=settings.logging.show_text,
-        ),
+        tracing=_tracing(settings),
     )
     source = GroupMember(
         settings,
@@ -128,15 +116,6 @@ def assemble(  # noqa: PLR0913 - by keyword
         publish_timeout_s=settings.kafka.publish_timeout_ms / 1000,
         max_abandoned=settings.executor.max_abandoned,
         reach=reach,
-    )
-    add_gauges(
-        metrics,
-        dispatcher=dispatcher,
-        executor=executor,
-        ledger=ledger,
-        lag=source.lag,
-        bus_lag_s=lambda: health.bus_lag_s,
-        is_ready=lambda: health.is_ready,
     )
     return Parts(source, poller, dispatcher, executor, sink, committer, health)
 
@@ -187,17 +166,21 @@ def _worker_tracing(settings: Settings) -> tuple[str, ...]:
     return "fivestage.observability.trace_provider:prepare_workers", str(settings.tracing.sample_ratio)
 
 
-def _encoder(settings: Settings, largest_records: Mapping[Output, int]) -> Encoder:
+def _encoder(settings: Settings, largest_records: RecordSizes) -> Encoder:
     return Encoder(
         source=f"/fivestage/{settings.kafka.group_id}",
-        max_record_bytes=_largest_event(largest_records),
-        max_dead_letter_bytes=largest_records[Output.DEAD_LETTERS],
+        max_record_bytes=largest_records.events,
+        max_dead_letter_bytes=largest_records.dead_letters,
     )
 
 
-def _largest_event(largest_records: Mapping[Output, int]) -> int:
-    """Return the bytes of the largest event that every event topic takes."""
-    return min(size for output, size in largest_records.items() if output is not Output.DEAD_LETTERS)
+def _tracing(settings: Settings) -> Tracing:
+    return Tracing(
+        results_topic=settings.topics.results,
+        group_id=settings.kafka.group_id,
+        provider=make_provider(settings.tracing.sample_ratio),
+        show_text=settings.logging.show_text,
+    )
 
 
 def start_timeout_s(settings: Settings, app: Pipeline) -> float:

@@ -26,6 +26,7 @@ from fivestage.kafka.connection.diagnosis import Diagnosis
 from fivestage.kafka.durability import warn_of_loss
 from fivestage.kafka.embedded_group import consumer_class
 from fivestage.observability.build_info import COMPILED, __version__
+from fivestage.observability.gauges import add_gauges
 from fivestage.observability.log_line import described
 from fivestage.observability.logging import announce
 from fivestage.observability.metrics import Metrics
@@ -175,7 +176,6 @@ class Service:
             settings,
             self.app,
             app_path=self.app_path,
-            metrics=self.metrics,
             observer=fan_out(self.metrics, recorder) if settings.admin.enabled else self.metrics,
             ledger=self.ledger,
             largest_records=await topics.largest_records(settings),
@@ -184,6 +184,15 @@ class Service:
             make_consumer=consumer_class(embedded=topics.is_embedded(found)),
             reach=self.diagnosis.reach,
             reloads=self.reloading is not None,
+        )
+        add_gauges(
+            self.metrics,
+            dispatcher=parts.dispatcher,
+            executor=parts.executor,
+            ledger=self.ledger,
+            lag=parts.source.lag,
+            bus_lag_s=lambda: parts.health.bus_lag_s,
+            is_ready=lambda: parts.health.is_ready,
         )
         await self._start_admin(stack, recorder)
         await parts.executor.start(parts.dispatcher.active.finished)

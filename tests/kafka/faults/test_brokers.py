@@ -20,7 +20,6 @@ from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from fivestage.core.ledger import Ledger
 from fivestage.core.observer import Observer
-from fivestage.core.records import Output
 from fivestage.kafka.connection.preflight import ask
 from fivestage.kafka.consumer.source import Source
 from fivestage.kafka.topics import BATCH_OVERHEAD_BYTES, largest_records
@@ -152,7 +151,7 @@ def test_start_while_a_broker_is_away(cluster: Cluster) -> None:
 
     async def largest() -> int:
         await check_topics(settings)
-        return (await largest_records(settings))[Output.RESULTS]
+        return (await largest_records(settings)).events
 
     until(lambda: _limits(cluster, settings) == {"20000"}, "each broker knows the limit")
     cluster.kill(2)
