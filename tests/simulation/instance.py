@@ -186,7 +186,7 @@ class Instance(Service):
 
     def break_something(self, random: Random) -> None:
         """End a task inside a client, as a bug would; heartbeats end by a response, see FATAL."""
-        client: Any = self.parts.source.consumer
+        client: Any = self.parts.member.consumer
         coordinator, sender = client._coordinator, self.parts.sink._sender
         tasks = {
             "fetch": client._fetcher and client._fetcher._fetch_task,
@@ -227,9 +227,9 @@ class Instance(Service):
         self.parts = parts = self._assemble()
         await parts.executor.start(parts.dispatcher.active.finished)
         stack.push_async_callback(self._end_part, parts.sink.stop, "producer")
-        stack.push_async_callback(self._end_part, parts.source.stop, "consumer")
+        stack.push_async_callback(self._end_part, parts.member.stop, "consumer")
         await parts.sink.start()
-        await parts.source.start()
+        await parts.member.start()
         self.started = True
 
     def _assemble(self) -> Parts:
@@ -260,23 +260,23 @@ class Instance(Service):
             rng=random.random,
         )
         poller.back_pressure._gate = Gate(self.max_taken_in)
-        source = _CheckedMember(
+        member = _CheckedMember(
             settings,
             self.ledger,
             self._on_revoked,
             checks,
             make_consumer=cast("Any", partial(SimConsumer, self.cluster)),
         )
-        source.instance = self
+        member.instance = self
         committer = Committer(
-            source,
+            member,
             self.ledger,
             checks,
             interval_s=settings.kafka.commit_interval_ms / 1000,
             timeout_s=COMMIT_TIMEOUT_S,
         )
         watch = HealthMonitor(
-            source=source,
+            member=member,
             progress=dispatcher.progress,
             total_s=settings.pipeline.total_timeout_ms / 1000,
             executor=executor,
@@ -284,4 +284,4 @@ class Instance(Service):
             publish_timeout_s=settings.kafka.publish_timeout_ms / 1000,
             max_abandoned=settings.executor.max_abandoned,
         )
-        return Parts(source, poller, dispatcher, executor, sink, committer, watch)
+        return Parts(member, poller, dispatcher, executor, sink, committer, watch)

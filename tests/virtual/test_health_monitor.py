@@ -17,7 +17,7 @@ from fivestage.service.health import RUN_ON_S, STUCK_S, UNACKED_UNREADY_S, Healt
 
 
 class Parts:
-    """Source, dispatcher, executor and sink in one, in any state that a test sets."""
+    """Member, dispatcher, executor and sink in one, in any state that a test sets."""
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -51,7 +51,7 @@ class Parts:
 def monitor(parts: Any, executor: Any = None, reach: Reachability | None = None) -> HealthMonitor:
     """Build a health monitor of *parts*, and of another executor where one is given."""
     return HealthMonitor(
-        source=parts,
+        member=parts,
         progress=parts,
         total_s=parts.total_s,
         executor=executor or parts,

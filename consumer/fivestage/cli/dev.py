@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fivestage.pipeline.pipeline import Pipeline
-    from fivestage.service.sources import Sources
+    from fivestage.service.watched_files import WatchedFiles
     from fivestage.settings import Settings
 
 HOST = "127.0.0.1"
@@ -60,7 +60,7 @@ def dev(
 
     from fivestage.kafka.embedded_broker import check_installed
     from fivestage.observability import logging
-    from fivestage.service.sources import Sources
+    from fivestage.service.watched_files import WatchedFiles
 
     with errors_as_one_line(interrupted=0):
         check_installed()
@@ -73,7 +73,7 @@ def dev(
         chosen = log_level, texts, style, True
         logging.configure(*chosen)
         warn_of_variables(settings)
-        sources = Sources.of(target, [*(watch or ()), *([config] if config else ())])
+        sources = WatchedFiles.of(target, [*(watch or ()), *([config] if config else ())])
         _warn_of_place(target, sources)
         app = _first_app(target, sources)
         logging.configure(*chosen)  # the app may have configured the log
@@ -92,13 +92,13 @@ def _settings(config: Path | None, port: int) -> Settings:
     return settings.model_copy(update={"admin": settings.admin.model_copy(update={"port": 0})})
 
 
-def _warn_of_place(target: str, sources: Sources) -> None:
+def _warn_of_place(target: str, sources: WatchedFiles) -> None:
     """Say where the app comes from if not from this folder: an installed one may have the same name."""
     if sources.home is not None and not sources.home.is_relative_to(Path.cwd()):
         print(f"fivestage: {target} is not in this folder: running {sources.home}", file=sys.stderr)
 
 
-def _first_app(target: str, sources: Sources) -> Pipeline:
+def _first_app(target: str, sources: WatchedFiles) -> Pipeline:
     """Import the app; if that raises, print the traceback, wait for a change of its files, and try again.
 
     Raises:
@@ -106,7 +106,7 @@ def _first_app(target: str, sources: Sources) -> Pipeline:
     """
     from fivestage.pipeline.loader import authors_traceback, load_app
     from fivestage.service.reload import POLL_S
-    from fivestage.service.sources import drop_compiled
+    from fivestage.service.watched_files import drop_compiled
 
     while True:
         try:
@@ -126,7 +126,7 @@ async def _serve(
     reads: Callable[[], Settings],
     app: Pipeline,
     target: str,
-    sources: Sources,
+    sources: WatchedFiles,
     port: int,
 ) -> int:
     """Run broker and service until the service ends; return its exit code.
@@ -164,7 +164,7 @@ def _on_broker(settings: Settings, bootstrap: str, longest_fetch_ms: int) -> Set
     return settings.model_copy(update={"kafka": kafka})
 
 
-def _announce(settings: Settings, sources: Sources, bootstrap: str, admin_port: int | None) -> None:
+def _announce(settings: Settings, sources: WatchedFiles, bootstrap: str, admin_port: int | None) -> None:
     host = settings.admin.host
     option = "" if bootstrap == f"{HOST}:{DEFAULT_PORT}" else f" -b {bootstrap}"
     address = f"[{host}]" if ":" in host else host

@@ -165,12 +165,12 @@ class Ledger:
 
     Args:
         max_span: How far a partition may be consumed ahead of its commit position, in offsets.
-        flood: When to halt a partition because too many of its records are unreadable.
+        halt_policy: When to halt a partition because too many of its records are unreadable.
     """
 
-    def __init__(self, *, max_span: int, flood: HaltPolicy | None = None) -> None:
+    def __init__(self, *, max_span: int, halt_policy: HaltPolicy | None = None) -> None:
         self._max_span = max_span
-        self.guard = HaltGuard(flood or HaltPolicy())
+        self.guard = HaltGuard(halt_policy or HaltPolicy())
         self.epoch = 0
         """The number of assignments so far."""
         self.partitions: dict[PartitionKey, PartitionOffsets] = {}

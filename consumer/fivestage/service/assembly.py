@@ -43,7 +43,7 @@ START_TIMEOUT_S = 18.0
 class Parts(NamedTuple):
     """The parts of a service, made and not yet started; a record passes them in this order."""
 
-    source: GroupMember
+    member: GroupMember
     poller: Poller
     dispatcher: Dispatcher
     executor: Executor
@@ -73,7 +73,7 @@ def assemble(  # noqa: PLR0913 - by keyword
         app: The user's stages and nodes.
         app_path: Where worker processes import the app from, ``MODULE:APP``; the built-in one when None.
         observer: The observer of all parts.
-        ledger: Shared by source, dispatcher and committer.
+        ledger: Shared by member, dispatcher and committer.
         largest_records: What the output topics accept.
         on_revoked: See Source.
         on_failure: See Sink.
@@ -96,7 +96,7 @@ def assemble(  # noqa: PLR0913 - by keyword
         observer=observer,
         tracing=_tracing(settings),
     )
-    source = GroupMember(
+    member = GroupMember(
         settings,
         ledger,
         on_revoked,
@@ -106,9 +106,9 @@ def assemble(  # noqa: PLR0913 - by keyword
         reach=reach,
     )
     interval_s = settings.kafka.commit_interval_ms / 1000
-    committer = Committer(source, ledger, observer, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
+    committer = Committer(member, ledger, observer, interval_s=interval_s, timeout_s=COMMIT_TIMEOUT_S)
     health = HealthMonitor(
-        source=source,
+        member=member,
         progress=dispatcher.progress,
         total_s=settings.pipeline.total_timeout_ms / 1000,
         executor=executor,
@@ -117,7 +117,7 @@ def assemble(  # noqa: PLR0913 - by keyword
         max_abandoned=settings.executor.max_abandoned,
         reach=reach,
     )
-    return Parts(source, poller, dispatcher, executor, sink, committer, health)
+    return Parts(member, poller, dispatcher, executor, sink, committer, health)
 
 
 def _executor(

@@ -76,7 +76,7 @@ async def drain_all(
     """
     parts.health.draining = True
     parts.poller.stop()
-    parts.source.stop_rebuilding()
+    parts.member.stop_rebuilding()
     log.info("draining", in_flight=parts.dispatcher.in_flight)
     limit_s = time_left.share(timeout_s, leaving_s=AFTER_DRAIN_S)
     await asyncio.wait({fetching}, timeout=limit_s)  # never cancelled: see kafka/consumer/source.py

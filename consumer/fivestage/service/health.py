@@ -47,7 +47,7 @@ class HealthMonitor:
     """Checks the parts of a running service, from the bus loop.
 
     Args:
-        source: Consumes the records.
+        member: Consumes the records.
         progress: Counts the records in flight.
         total_s: The longest that a query may run.
         executor: Runs the queries.
@@ -61,7 +61,7 @@ class HealthMonitor:
     def __init__(
         self,
         *,
-        source: GroupMember,
+        member: GroupMember,
         progress: Progress,
         total_s: float,
         executor: Executor,
@@ -72,7 +72,7 @@ class HealthMonitor:
         reach: Reachability | None = None,
     ) -> None:
         self._reach = reach or Reachability()
-        self._source = source
+        self._member = member
         self._progress = progress
         self._total_s = total_s
         self._executor = executor
@@ -107,7 +107,7 @@ class HealthMonitor:
             due = clock() + (TICK_S if self.was_ready else FIRST_TICK_S)
             await asyncio.sleep(due - clock())
             self.bus_lag_s = max(0.0, clock() - due)
-            self._source.look()
+            self._member.look()
             self._sink.look(clock())
             failure = self._failure(clock())
             self._strikes = self._strikes + 1 if failure is not None else 0
@@ -169,13 +169,13 @@ class HealthMonitor:
         """Return whether Kafka may be unreachable: a client is not ready, or events are not acknowledged."""
         waited_s = self._sink.oldest_unacked_s(asyncio.get_running_loop().time())
         rebuilds = self._sink.fault is not None
-        return rebuilds or waited_s > UNACKED_UNREADY_S or self._source.unready is not None
+        return rebuilds or waited_s > UNACKED_UNREADY_S or self._member.unready is not None
 
     def ready(self) -> Health:
         """Return whether the service is live and not draining, and can consume all partitions and publish."""
         if self.draining:
             return Health(ok=False, reason="draining")
-        reason = self._source.unready or self._not_writable() or self._source.halted
+        reason = self._member.unready or self._not_writable() or self._member.halted
         reason = reason or self._executor.unready
         return self.live() if reason is None else Health(ok=False, reason=reason)
 

@@ -19,7 +19,7 @@ from fivestage.observability.log_line import described
 from fivestage.pipeline.loader import authors_traceback, load_app
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.service.reloaded_settings import ReloadedSettings
-from fivestage.service.sources import Sources, drop_compiled
+from fivestage.service.watched_files import WatchedFiles, drop_compiled
 from fivestage.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ log = structlog.get_logger("fivestage.dev")
 class Reloading(NamedTuple):
     """How the app of a service is reloaded."""
 
-    sources: Sources
+    sources: WatchedFiles
     on_ready: Callable[[int | None], None]
     """Called when the service has its partitions, with the port of the status page."""
     settings: Callable[[], Settings]
@@ -89,7 +89,7 @@ class Reloader:
         self,
         target: str,
         app: Pipeline,
-        sources: Sources,
+        sources: WatchedFiles,
         executor: ReloadableExecutor,
         *,
         settings: ReloadedSettings,

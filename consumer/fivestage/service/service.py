@@ -91,7 +91,9 @@ class Service:
             nodes=app.nodes,
             budget_s=settings.pipeline.total_timeout_ms / 1000,
         )
-        self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
+        self.ledger = Ledger(
+            max_span=settings.admission.max_uncommitted_span, halt_policy=settings.dlq.policy()
+        )
         self.diagnosis = Diagnosis(settings.kafka)
 
     async def run(self) -> None:
@@ -190,7 +192,7 @@ class Service:
             dispatcher=parts.dispatcher,
             executor=parts.executor,
             ledger=self.ledger,
-            lag=parts.source.lag,
+            lag=parts.member.lag,
             bus_lag_s=lambda: parts.health.bus_lag_s,
             is_ready=lambda: parts.health.is_ready,
         )
@@ -199,9 +201,9 @@ class Service:
         stack.push_async_callback(self._end_part, lambda: asyncio.to_thread(flush_provider), "traces")
         stack.push_async_callback(self._end_part, lambda: parts.executor.stop(EXECUTOR_STOP_S), "executor")
         stack.push_async_callback(self._end_part, parts.sink.stop, "producer")
-        stack.push_async_callback(self._end_part, parts.source.stop, "consumer")
+        stack.push_async_callback(self._end_part, parts.member.stop, "consumer")
         await parts.sink.start()
-        await parts.source.start()
+        await parts.member.start()
 
     async def _start_admin(self, stack: contextlib.AsyncExitStack, recorder: StatusRecorder) -> None:
         settings, parts = self.settings, self.parts
@@ -215,7 +217,7 @@ class Service:
             ledger=self.ledger,
             health=parts.health,
             ready=self._ready,
-            lags=parts.source.lag,
+            lags=parts.member.lag,
         )
         admin = Admin(settings.admin, readings, registry=self.metrics.registry)
         self.admin_port = await admin.start()
@@ -231,9 +233,9 @@ class Service:
     async def _serve(self) -> None:
         """Poll, commit and monitor until the service is stopped; then drain."""
         parts = self.parts
-        clients = Clients(self.settings.kafka, parts.source, parts.sink.producer)
+        clients = Clients(self.settings.kafka, parts.member, parts.sink.producer)
         steps = {
-            "fetch": parts.poller.run(parts.source),
+            "fetch": parts.poller.run(parts.member),
             "watch": parts.health.run(self._announce),
             "commit": parts.committer.run(),
             "diagnosis": self.diagnosis.run(parts.health.is_cut_off, clients),

@@ -204,7 +204,9 @@ class MemoryBus:
             )
         if settings is None:
             settings = Settings.load(None if config is None else Path(config), environment=False)
-        self.ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
+        self.ledger = Ledger(
+            max_span=settings.admission.max_uncommitted_span, halt_policy=settings.dlq.policy()
+        )
         self.ledger.assign(frozenset(PartitionKey(TOPIC, number) for number in range(partitions)))
         self.source = MemorySource(self.ledger)
         self.sink = MemorySink()

@@ -130,10 +130,10 @@ class Half:
         loaded = Settings.load(None, {"kafka": names, "topics": {"queries": topics.queries}})
         hasty = loaded.kafka.model_copy(update={"rebalance_timeout_ms": 1000})
         self.ledger = Ledger(max_span=1000)
-        self.source = GroupMember(
+        self.member = GroupMember(
             loaded.model_copy(update={"kafka": hasty}), self.ledger, self._give_up, Observer()
         )
-        self.committer = Committer(self.source, self.ledger, Observer(), interval_s=60, timeout_s=5)
+        self.committer = Committer(self.member, self.ledger, Observer(), interval_s=60, timeout_s=5)
         self.committed_in_time: bool | None = None
         self.may_give_up = asyncio.Event()
 
@@ -144,7 +144,7 @@ class Half:
     async def answer(self, count: int) -> None:
         """Fetch and finish this many records."""
         while count:
-            records = await self.source.fetch(count)
+            records = await self.member.fetch(count)
             count -= len(records)
             for record in records:
                 offsets = self.ledger.offsets(PartitionKey(record.topic, record.partition))  # type: ignore[union-attr]
@@ -154,7 +154,7 @@ class Half:
     @property
     def expelled(self) -> bool:
         """Return whether the group has expelled this member."""
-        coordinator: Any = self.source.consumer._coordinator
+        coordinator: Any = self.member.consumer._coordinator
         return bool(coordinator.generation < 0)
 
 
@@ -169,20 +169,20 @@ async def test_giving_up_takes_longer_than_the_group_waits(
     slow, quick = Half(kafka, topics), Half(kafka, topics)
     quick.may_give_up.set()
     async with asyncio.timeout(60):
-        await slow.source.start()
+        await slow.member.start()
         await slow.answer(10)
-        await quick.source.start()
+        await quick.member.start()
         await quick.answer(30)
         assert await quick.committer.commit()
         if successor == "has left":
-            await quick.source.stop()
+            await quick.member.stop()
         while not slow.expelled:
             await asyncio.sleep(0.05)
         slow.may_give_up.set()
         while slow.committed_in_time is None:
             await asyncio.sleep(0.05)
-        await slow.source.stop()
-        await quick.source.stop()
+        await slow.member.stop()
+        await quick.member.stop()
     assert slow.committed_in_time is False
     assert committed(kafka.bootstrap, topics.prefix, topics.queries) == {0: 30}
 

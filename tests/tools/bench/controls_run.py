@@ -120,7 +120,7 @@ class _Run:
         self._asked = asked
         self._started: dict[int, float] = {}
         self._sink = _Sink(len(asked))
-        ledger = Ledger(max_span=settings.admission.max_uncommitted_span, flood=settings.dlq.policy())
+        ledger = Ledger(max_span=settings.admission.max_uncommitted_span, halt_policy=settings.dlq.policy())
         ledger.assign(frozenset({PartitionKey(TOPIC, 0)}))
         self._source = MemorySource(ledger)
         self._executor = InlineExecutor(Orchestrator(self._app(shape), plan=settings.pipeline.plan()))

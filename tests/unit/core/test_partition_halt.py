@@ -111,7 +111,7 @@ def test_limits_hold_whatever_comes(records: list[bool], limit: int, window: int
 
 def ledger() -> Ledger:
     """Build a ledger of two partitions, the first halted at its third record."""
-    books = Ledger(max_span=100, flood=HaltPolicy(max_consecutive=1, pause_s=10))
+    books = Ledger(max_span=100, halt_policy=HaltPolicy(max_consecutive=1, pause_s=10))
     books.assign(frozenset({KEY, OTHER}))
     offsets = books.partitions[KEY]
     for offset in (5, 6, 7, 8):

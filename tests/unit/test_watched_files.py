@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fivestage.errors import InvalidAppError
-from fivestage.service.sources import Sources, drop_compiled
+from fivestage.service.watched_files import WatchedFiles, drop_compiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ def test_module(folder: Path) -> None:
     """For a module: its folder and the packages in it, but no virtual environment and no other folder."""
     write(folder, srcapp="", beside="", package__inner="", other__inner="", venv__lib__installed="")
     (folder / "package" / "__init__.py").touch()
-    sources = Sources.of("srcapp:app")
+    sources = WatchedFiles.of("srcapp:app")
     assert len(sources) == 4
     write(folder, package__inner="A = 1", other__inner="A = 1", venv__lib__installed="A = 1", fresh="")
     assert [path.name for path in sources.changed()] == ["fresh.py", "inner.py"]
@@ -56,15 +56,15 @@ def test_package(folder: Path) -> None:
     (folder / "shared" / "__init__.py").touch()
     (folder / "prompts").mkdir()
     (folder / "prompts" / "one.txt").touch()
-    assert len(Sources.of("srcpackage.app:app")) == 2
+    assert len(WatchedFiles.of("srcpackage.app:app")) == 2
     also = [folder / "shared", folder / "prompts", folder / "beside.py"]
-    assert len(Sources.of("srcpackage.app:app", also)) == 6
+    assert len(WatchedFiles.of("srcpackage.app:app", also)) == 6
 
 
 def test_same_second_and_size(folder: Path) -> None:
     """A file that changes within a second, to the same size, is imported as it now is."""
     write(folder, quick="WORD = 'one'")
-    sources = Sources.of("quick")
+    sources = WatchedFiles.of("quick")
     assert importlib.import_module("quick").WORD == "one"
     write(folder, quick="WORD = 'two'")
     changed = sources.changed()
@@ -76,7 +76,7 @@ def test_same_second_and_size(folder: Path) -> None:
 def test_modules_are_restored(folder: Path) -> None:
     """Only the app's own modules are imported once more, and the earlier ones can be put back."""
     write(folder, ownapp="import ownpart, json", ownpart="")
-    sources = Sources.of("ownapp")
+    sources = WatchedFiles.of("ownapp")
     importlib.import_module("ownapp")
     before = dict(sys.modules)
     taken = sources.take_modules()
@@ -94,7 +94,7 @@ def test_an_app_that_is_gone(folder: Path) -> None:
     write(folder, homeapp="", homepackage__inner="")
     (folder / "homepackage" / "__init__.py").touch()
     for target, name in {"homeapp:app": "homeapp.py", "homepackage:app": "homepackage/__init__.py"}.items():
-        sources = Sources.of(target)
+        sources = WatchedFiles.of(target)
         assert sources.home == (folder / name).resolve()
         sources.check_home()
         (folder / name).unlink()
@@ -108,4 +108,4 @@ def test_an_app_that_is_gone(folder: Path) -> None:
 def test_no_sources(target: str, why: str) -> None:
     """What has no file cannot be watched, and the error says so."""
     with pytest.raises(InvalidAppError, match=why):
-        Sources.of(target)
+        WatchedFiles.of(target)

@@ -1,4 +1,4 @@
-"""The source files of an author's app, for a reload: which have changed, and the modules they were."""
+"""The files of an app, watched for a reload: which have changed, and which modules they were."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_FILES: Final = 5000
 _PACKAGE: Final = "__init__.py"
 
 
-class Sources:
+class WatchedFiles:
     """The Python files of an app: its package, or its module and what lies beside that.
 
     Args:
