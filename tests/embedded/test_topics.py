@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Producer
 
 from fivestage.errors import ConfigurationError
-from fivestage.kafka import topics
+from fivestage.kafka import topic_info, topics
 from fivestage.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.broker
 async def test_a_topic_that_appears_later(mock: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A topic that the broker does not know yet is asked for again; one that stays away is an error."""
     answers: list[str | None] = []
-    really = topics.describe
+    really = topic_info.describe
 
-    async def describe(*arguments: Any) -> dict[str, topics.TopicInfo]:
+    async def describe(*arguments: Any) -> dict[str, topic_info.TopicInfo]:
         found = await really(*arguments)
         answers.append(found["new"].error)
         if len(answers) == 2:  # a client that asks for a topic creates it on this broker

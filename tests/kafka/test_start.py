@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from fivestage.kafka import topics as checks
 from fivestage.kafka.durability import warn_of_loss, weak_topics
-from fivestage.kafka.topics import TopicInfo
+from fivestage.kafka.topic_info import TopicInfo
 from fivestage.settings import KafkaSettings, Settings
 from support.checker import json_of, read_all, wait_for_results, wait_until_committed
 from support.feeder import event, write

@@ -138,14 +138,14 @@ async def test_a_silent_bootstrap_server(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.fault(37)
 async def test_a_broker_that_is_silent_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Topic limits are read or unknown; where no broker answers the start fails."""
-    monkeypatch.setattr("fivestage.kafka.topics._CHECK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("fivestage.kafka.topic_info.ANSWER_TIMEOUT_S", 0.3)
     async with silent_server() as silent:
         host, _, port = silent.rpartition(":")
 
         async def reached(_: KafkaSettings) -> checks.Reached:
             return checks.Reached(silent, [(host, int(port))])
 
-        monkeypatch.setattr("fivestage.kafka.topics.preflight", reached)
+        monkeypatch.setattr("fivestage.kafka.topic_info.preflight", reached)
         settings = Settings.load(None, {"kafka": {"bootstrap_servers": silent}})
         with pytest.raises(ConfigurationError, match="accepts connections but does not answer"):
             await largest_records(settings)
@@ -158,7 +158,7 @@ async def test_brokers_that_are_gone_later(monkeypatch: pytest.MonkeyPatch) -> N
     async def reached(_: KafkaSettings) -> checks.Reached:
         return checks.Reached("127.0.0.1:1", [("127.0.0.1", 1)])
 
-    monkeypatch.setattr("fivestage.kafka.topics.preflight", reached)
+    monkeypatch.setattr("fivestage.kafka.topic_info.preflight", reached)
     for ask in (largest_records, check):
         with pytest.raises(ConfigurationError, match=r"cannot talk to Kafka at .*127\.0\.0\.1:1: "):
             await ask(Settings())

@@ -50,13 +50,13 @@ async def _create(settings: Settings, partitions: int, replication_factor: int) 
 
     If none is missing, no permission to create topics is needed.
     """
-    from fivestage.kafka import topics
+    from fivestage.kafka import topic_info, topics
 
-    found = await topics.describe(settings, settings.topics.all)
+    found = await topic_info.describe(settings, settings.topics.all)
     if all(name in found and not found[name].error for name in settings.topics.all):
         return [], ""
     created = await topics.create(settings, partitions=partitions, replication_factor=replication_factor)
-    if not topics.is_embedded(found) or partitions == topics.EMBEDDED_PARTITIONS:
+    if not topic_info.is_embedded(found) or partitions == topics.EMBEDDED_PARTITIONS:
         return created, ""
     return created, (
         f"the embedded broker gives a new topic {topics.EMBEDDED_PARTITIONS} partitions; for another number "

@@ -4,7 +4,8 @@
 - ``producer``: publishes events until they are acknowledged. Entry: ``Sink``.
 - ``connection``: how clients connect, why they cannot, and when they are replaced.
 - ``settings``: the connection to Kafka, and the names of the topics.
-- ``topics``, ``durability``: checks and creates topics, warns of topics that may lose records.
+- ``topic_info``, ``topics``, ``durability``: describes topics, checks and creates them, warns of those that
+  may lose records.
 - ``aiokafka_internals``: all uses of private names of aiokafka; ``aiokafka_check`` checks that they exist.
 - ``embedded_broker``, ``embedded_group``: a development broker in its own process, and the consumer for it.
 - ``tools``: the clients of the commands.

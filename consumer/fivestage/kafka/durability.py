@@ -11,7 +11,7 @@ from fivestage.kafka import topics
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fivestage.kafka.topics import TopicInfo
+    from fivestage.kafka.topic_info import TopicInfo
     from fivestage.settings import Settings
 
 log = structlog.get_logger("fivestage.kafka.durability")

@@ -1,9 +1,8 @@
-"""Describes, checks and creates topics, without aiokafka's consumer or producer."""
+"""Checks and creates topics, without aiokafka's consumer or producer."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -17,31 +16,22 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
-from fivestage._asyncio import first_of
 from fivestage.core.records import Output
 from fivestage.errors import ConfigurationError
 from fivestage.kafka.connection.metadata_request import DescribeTopics
-from fivestage.kafka.connection.preflight import ask, preflight, reachable_options
+from fivestage.kafka.connection.preflight import reachable_options
+from fivestage.kafka.topic_info import ANSWER_TIMEOUT_S, ask_any, describe, is_embedded, no_answer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from aiokafka.protocol.api import Request
+    from fivestage.kafka.topic_info import TopicInfo
+    from fivestage.settings import Settings
 
-    from fivestage.settings import KafkaSettings, Settings
-
-_IS_INTERNAL: Final = 2
-"""The index of ``is_internal`` in a topic of the response to DescribeTopics."""
-_READ, _WRITE = 3, 4
-"""Bits of a set of rights (Kafka's AclOperation codes)."""
-_EMBEDDED_CLUSTER: Final = "mockCluster"
-"""The prefix of the cluster id of librdkafka's mock; that of real brokers is 22 random characters."""
 EMBEDDED_PARTITIONS: Final = 4
 """Partitions that the embedded broker gives to a topic that a client creates."""
 BROKERS_DEFAULT: Final = -1
 """A replication factor: the brokers use their ``default.replication.factor``."""
-_RIGHTS_UNKNOWN: Final = -(2**31)
-_CHECK_TIMEOUT_S: Final = 12.0
 _VISIBLE_PAUSE_S: Final = 0.25
 _CREATED_TRIES: Final = 20
 _MISSING_TRIES: Final = 8
@@ -51,95 +41,12 @@ BATCH_OVERHEAD_BYTES: Final = 100
 """Bytes by which a batch of one record is larger than the record, rounded up."""
 
 
-@dataclass(frozen=True, slots=True)
-class TopicInfo:
-    """One topic as the cluster describes it."""
-
-    name: str
-    partitions: int
-    error: str | None = None
-    may_read: bool | None = None
-    """None if the broker does not report rights."""
-    may_write: bool | None = None
-    cluster_id: str | None = None
-    """None if the broker is too old to report it."""
-    replicas: int = 0
-    """The smallest number of replicas of a partition."""
-
-
 class RecordSizes(NamedTuple):
     """Bytes of the largest records that the output topics accept."""
 
     events: int
     """Accepted by each topic of events."""
     dead_letters: int
-
-
-async def describe(settings: Settings, names: Iterable[str] | None) -> dict[str, TopicInfo]:
-    """Describe topics; if *names* is None, all that this principal may see, except Kafka's internal ones.
-
-    Raises:
-        ConfigurationError: no broker can be reached, or none answers.
-    """
-    try:
-        response = await _ask(settings, DescribeTopics(None if names is None else list(names)))
-    except KafkaError as error:
-        raise _no_answer(settings, error) from None
-    cluster_id = getattr(response, "cluster_id", None)
-    wanted = [topic for topic in response.topics if names is not None or not topic[_IS_INTERNAL]]
-    return {info.name: info for info in (_info(topic, cluster_id) for topic in wanted)}
-
-
-async def _ask(settings: Settings, request: Request[Any]) -> Any:
-    """Send a request to all brokers at once; returns the first answer.
-
-    One broker is not enough: a lost broker is still advertised for a while.
-
-    Raises:
-        ConfigurationError: no bootstrap server can be reached, or no broker answers in time.
-        KafkaError: no broker can be reached, or none supports the request.
-    """
-    reached = await preflight(settings.kafka)
-    try:
-        async with asyncio.timeout(_CHECK_TIMEOUT_S):
-            return await first_of(
-                [_ask_one(settings.kafka, host, port, request) for host, port in reached.brokers]
-            )
-    except TimeoutError:
-        raise ConfigurationError(
-            f"Kafka at {settings.kafka.bootstrap_servers} accepts connections but does not answer"
-        ) from None
-
-
-async def _ask_one(kafka: KafkaSettings, host: str, port: int, request: Request[Any]) -> Any:
-    try:
-        return await ask(kafka, host, port, request)
-    except TimeoutError:
-        raise RequestTimedOutError(f"no answer from {host}:{port}") from None
-    except OSError as error:
-        raise KafkaConnectionError(f"{host}:{port}: {error.strerror or type(error).__name__}") from None
-
-
-def _no_answer(settings: Settings, error: KafkaError) -> ConfigurationError:
-    return ConfigurationError(
-        f"cannot talk to Kafka at {settings.kafka.bootstrap_servers}: {error}. Check security_protocol, "
-        "the credentials, and that this host can reach the addresses that the brokers advertise"
-    )
-
-
-def _info(topic: Any, cluster_id: str | None) -> TopicInfo:
-    error_code, name, _, partitions, *rights = topic
-    error = for_code(error_code).__name__ if error_code else None
-    at = 4 if rights else 3  # the newer response has the leader's epoch before the replicas
-    replicas = min((len(partition[at]) for partition in partitions), default=0)
-    known = bool(rights) and rights[0] != _RIGHTS_UNKNOWN
-    may_read, may_write = (bool(rights[0] >> bit & 1) if known else None for bit in (_READ, _WRITE))
-    return TopicInfo(name, len(partitions), error, may_read, may_write, cluster_id, replicas)
-
-
-def is_embedded(found: Mapping[str, TopicInfo]) -> bool:
-    """Whether the embedded broker described these topics."""
-    return any((info.cluster_id or "").startswith(_EMBEDDED_CLUSTER) for info in found.values())
 
 
 async def check(settings: Settings) -> dict[str, TopicInfo]:
@@ -237,7 +144,7 @@ async def create(
     if is_embedded(found):
         created = [name for name, info in found.items() if info.error]
         if created:  # metadata requests are how the embedded broker creates topics
-            await _ask(settings, DescribeTopics(created, create=True))
+            await ask_any(settings, DescribeTopics(created, create=True))
     else:
         created = await _create_on_cluster(settings, partitions, replication_factor)
     if created:
@@ -256,7 +163,7 @@ async def _create_on_cluster(settings: Settings, partitions: int, replication_fa
         for name in settings.topics.all
     ]
     try:
-        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
             await admin.start()
             response: Any = await admin.create_topics(wanted)
     except TimeoutError:
@@ -311,9 +218,9 @@ async def output_configs(settings: Settings, config: str) -> dict[str, int]:
     """A numeric configuration of the output topics, as far as this principal may read it."""
     resources = [(ConfigResourceType.TOPIC, name, None) for name in settings.topics.outputs.values()]
     try:
-        response = await _ask(settings, DescribeConfigsRequest(resources))
+        response = await ask_any(settings, DescribeConfigsRequest(resources))
     except (KafkaConnectionError, RequestTimedOutError) as error:
-        raise _no_answer(settings, error) from None
+        raise no_answer(settings, error) from None
     except (KafkaError, AttributeError):  # the broker does not support the request
         return {}
     return {

@@ -25,6 +25,7 @@ from fivestage.kafka.connection.clients import Clients
 from fivestage.kafka.connection.diagnosis import Diagnosis
 from fivestage.kafka.durability import warn_of_loss
 from fivestage.kafka.embedded_group import consumer_class
+from fivestage.kafka.topic_info import is_embedded
 from fivestage.observability.build_info import COMPILED, __version__
 from fivestage.observability.gauges import add_gauges
 from fivestage.observability.log_line import described
@@ -183,7 +184,7 @@ class Service:
             largest_records=await topics.largest_records(settings),
             on_revoked=self._on_revoked,
             on_failure=self.stop,
-            make_consumer=consumer_class(embedded=topics.is_embedded(found)),
+            make_consumer=consumer_class(embedded=is_embedded(found)),
             reach=self.diagnosis.reach,
             reloads=self.reloading is not None,
         )

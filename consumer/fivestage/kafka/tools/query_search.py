@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 
 from fivestage.core.records import Output, Record
 from fivestage.errors import ConfigurationError
-from fivestage.kafka import topics
+from fivestage.kafka import topic_info, topics
 from fivestage.kafka.producer.partitioner import murmur2
 from fivestage.kafka.tools.client import open_consumer
 from fivestage.kafka.tools.newest_first import newest_first, read_one
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aiokafka import AIOKafkaConsumer
 
-    from fivestage.kafka.topics import TopicInfo
+    from fivestage.kafka.topic_info import TopicInfo
     from fivestage.settings import Settings
 
 EARLIER_MS = 120_000.0
@@ -78,7 +78,7 @@ async def search(
         BrokerError: a topic cannot be read any more.
     """
     names = settings.topics
-    infos = await topics.describe(settings, names.all if names.pattern is None else None)
+    infos = await topic_info.describe(settings, names.all if names.pattern is None else None)
     problem = topics.problem_of(infos.get(names.results), names.results, is_input=True)
     if problem is not None:
         raise ConfigurationError(problem)
