@@ -10,7 +10,7 @@ Called by every other package; calls none of them. No I/O, no clock, no threads,
 - ``blocked_queries``: when a query behind blocking code moves to another event loop.
 - ``rejection_cause``, ``reachability``, ``exception_origin``, ``observer``: small shared values and
   interfaces.
-- ``time_slice``: bounds how long one task keeps an event loop busy.
+- ``time_slice``: bounds how long one task keeps an event loop busy. ``backoff``: pauses between attempts.
 - ``settings``: the settings sections of all these, and the base class of every section.
 - ``admission``: which query may start, and when. ``adaptive``: what is learned from how queries end.
 - ``codec``: records to queries, outcomes to records.

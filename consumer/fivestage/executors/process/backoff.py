@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from fivestage.core.backoff import backoff_s
+
 FIRST_PAUSE_S: Final = 0.05
 MAX_PAUSE_S: Final = 1.0
 LOG_EVERY_S: Final = 10.0
@@ -38,4 +40,4 @@ class Backoff:
     @property
     def pause_s(self) -> float:
         """Seconds to wait before the next attempt."""
-        return float(min(FIRST_PAUSE_S * 2.0 ** min(max(self.failures - 1, 0), 10), MAX_PAUSE_S))
+        return backoff_s(max(self.failures - 1, 0), first_s=FIRST_PAUSE_S, max_s=MAX_PAUSE_S)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import structlog
 
+from fivestage.core.backoff import backoff_s
 from fivestage.errors import ConfigurationError, InvalidAppError
 from fivestage.executors.process.backoff import Backoff
 from fivestage.executors.process.fork_client import ForkClient, exit_text
@@ -236,7 +237,7 @@ class ForkRequests:
         while self._ends[0] < now - RESTART_WINDOW_S:
             self._ends.popleft()
         again = len(self._ends) - 1
-        pause_s = min(RESTART_PAUSE_S * 2.0 ** min(again - 1, 10), MAX_RESTART_PAUSE_S) if again else 0.0
+        pause_s = backoff_s(again - 1, first_s=RESTART_PAUSE_S, max_s=MAX_RESTART_PAUSE_S) if again else 0.0
         log.warning("fork server replaced", reason=why, ends=len(self._ends), pause_s=pause_s)
         self._restart_timer = self._loop.call_later(pause_s, self._restart)
 

@@ -6,7 +6,7 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from fivestage.kafka.connection.backoff import backoff_s
+from fivestage.core.backoff import backoff_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -24,9 +24,9 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
+from fivestage.core.backoff import backoff_s
 from fivestage.errors import BrokerError
 from fivestage.kafka import aiokafka_internals
-from fivestage.kafka.connection.backoff import backoff_s
 from fivestage.kafka.connection.rebuild import STOP_S
 from fivestage.kafka.connection.rebuild_policy import ClientFault
 from fivestage.kafka.producer.produce_request import EventRequest
@@ -223,7 +223,7 @@ class Sender:
     def _pause(self, queue: PartitionQueue) -> None:
         """Retry a queue after a pause, which goes on while metadata is being requested."""
         jitter = random.random()  # noqa: S311 - spreads retries
-        pause_s = backoff_s(queue.retries, jitter, first_s=RETRY_S, max_s=LONGEST_RETRY_S, factor=2.0)
+        pause_s = backoff_s(queue.retries, jitter, first_s=RETRY_S, max_s=LONGEST_RETRY_S)
         queue.retries += 1
         queue.retry_at = self._clock() + pause_s
         self._paused.append(queue)
