@@ -6,11 +6,12 @@ import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fivestage.core.deadline import DEADLINE_HEADER
 from fivestage.errors import InvalidAppError
+from fivestage.pipeline.call_rules import is_count, is_number
 from fivestage.pipeline.context import NoResources, NoThreads, OpenResources, Query, Threads, find_open
 from fivestage.pipeline.node import Batch, Handler, check_function, is_coroutine_function
 from fivestage.pipeline.outbound import Outbound
@@ -99,12 +100,11 @@ def checked_batch(name: str, max_size: Any, max_wait_ms: Any) -> Batch:
     Raises:
         InvalidAppError: *max_size* is not a whole number above 0, or *max_wait_ms* not a number from 0.
     """
-    if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
+    if not is_count(max_size, least=1):
         raise InvalidAppError(
             f"batch node {name!r}: max_size must be a whole number of items, 1 or more; got {max_size!r}"
         )
-    is_number = isinstance(max_wait_ms, int | float) and not isinstance(max_wait_ms, bool)
-    if not is_number or not isfinite(max_wait_ms) or max_wait_ms < 0:
+    if not (is_number(max_wait_ms) and max_wait_ms >= 0):
         raise InvalidAppError(
             f"batch node {name!r}: max_wait_ms must be milliseconds, 0 or more; got {max_wait_ms!r}"
         )

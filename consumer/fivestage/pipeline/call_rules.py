@@ -65,11 +65,11 @@ class CallRules:
         Raises:
             InvalidAppError: an argument is wrong, or contradicts another.
         """
-        if limit is not None and not _is_count(limit, least=1):
+        if limit is not None and not is_count(limit, least=1):
             raise InvalidAppError(f"node {name!r}: limit must be an integer of 1 or more, got {limit!r}")
-        if timeout_ms is not None and not _is_duration(timeout_ms):
+        if timeout_ms is not None and not (is_number(timeout_ms) and timeout_ms > 0):
             raise InvalidAppError(f"node {name!r}: timeout_ms must be more than 0, got {timeout_ms!r}")
-        if not _is_count(retries, least=0):
+        if not is_count(retries, least=0):
             raise InvalidAppError(f"node {name!r}: retries must be an integer of 0 or more, got {retries!r}")
         if not isinstance(idempotent, bool):
             raise InvalidAppError(f"node {name!r}: idempotent must be True or False, got {idempotent!r}")
@@ -131,9 +131,11 @@ def _is_raised_before_sending(one: type[Exception]) -> bool:
     return any(f"{base.__module__.partition('.')[0]}.{base.__name__}" in NOT_SENT for base in one.__mro__)
 
 
-def _is_count(given: Any, *, least: int) -> bool:
+def is_count(given: Any, *, least: int) -> bool:
+    """Whether *given* is a whole number of *least* or more."""
     return isinstance(given, int) and not isinstance(given, bool) and given >= least
 
 
-def _is_duration(given: Any) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool) and given > 0 and isfinite(given)
+def is_number(given: Any) -> bool:
+    """Whether *given* is a finite number."""
+    return isinstance(given, int | float) and not isinstance(given, bool) and isfinite(given)

@@ -160,17 +160,24 @@ def names_arguments(declare: Declaration) -> Declaration:
     return checked  # type: ignore[return-value] # the wrapper takes and returns the same
 
 
-def checked_intents(name: Any, intents: Any) -> frozenset[str]:
-    """The intents of the node called *name*.
+def checked_arguments(
+    name: Any, intents: Any, not_failures: Any
+) -> tuple[frozenset[str], tuple[type[BaseException], ...]]:
+    """Check a node's arguments; return its intents, and its exceptions that are not failures.
 
     Raises:
-        InvalidAppError: *name* is no name, or *intents* is not a collection of texts.
+        InvalidAppError: one of them is not as described in ``Pipeline.node``.
     """
     if callable(name):
         example = getattr(name, "__name__", "name")
         raise InvalidAppError(f'a node needs a name: write @app.node("{example}") instead of @app.node')
     if not (isinstance(name, str) and name):
         raise InvalidAppError(f"a node needs a name, a text that is not empty; got {name!r}")
+    found = _checked_intents(name, intents)
+    return found, (Unanswerable, *checked_exceptions(name, "not_failures", not_failures))
+
+
+def _checked_intents(name: str, intents: Any) -> frozenset[str]:
     if isinstance(intents, str):
         raise InvalidAppError(
             f"node {name!r}: intents is the text {intents!r}, not a set; write intents={{{intents!r}}}"
@@ -182,31 +189,6 @@ def checked_intents(name: Any, intents: Any) -> frozenset[str]:
     if not all(isinstance(intent, str) for intent in found):
         raise InvalidAppError(f'node {name!r}: intents must be a set of texts such as {{"greeting"}}')
     return found
-
-
-def checked_not_failures(name: str, classes: Any) -> tuple[type[BaseException], ...]:
-    """The exceptions of the node called *name* that are not failures, ``Unanswerable`` among them.
-
-    Raises:
-        InvalidAppError: *classes* is neither an exception class nor a tuple of exception classes.
-    """
-    return (Unanswerable, *checked_exceptions(name, "not_failures", classes))
-
-
-def checked_arguments(
-    name: Any, intents: Any, not_failures: Any
-) -> tuple[frozenset[str], tuple[type[BaseException], ...]]:
-    """Check a node's arguments; return its intents and its excused exceptions.
-
-    Raises:
-        InvalidAppError: one of them is not as described in ``Pipeline.node``.
-    """
-    if not (isinstance(name, str) and name):
-        if callable(name):
-            example = getattr(name, "__name__", "name")
-            raise InvalidAppError(f'a node needs a name: write @app.node("{example}") instead of @app.node')
-        raise InvalidAppError(f"a node needs a name, a text that is not empty; got {name!r}")
-    return checked_intents(name, intents), checked_not_failures(name, not_failures)
 
 
 def _place(call: Callable[..., Any]) -> tuple[str, int] | None:
