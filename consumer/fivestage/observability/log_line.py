@@ -14,6 +14,7 @@ import orjson
 from opentelemetry import trace
 from structlog.dev import ConsoleRenderer
 
+from fivestage.errors import FivestageError
 from fivestage.pipeline.failure_log import failure_log
 from fivestage.pipeline.running_call import running_call
 
@@ -75,6 +76,16 @@ def described(error: BaseException | None) -> dict[str, Any]:
     if failure_log.shows_text:
         about["error"] = printed(error, str)
     return about
+
+
+def explained(error: Exception) -> dict[str, Any]:
+    """Describe what ended or prevented something: errors of fivestage by their text, others as ``described``.
+
+    The texts of fivestage's errors are for users and contain no query text; any other error is a bug.
+    """
+    if isinstance(error, FivestageError):
+        return {"error_type": type(error).__name__, "error": str(error)}
+    return described(error)
 
 
 def as_json(line: Line) -> str:

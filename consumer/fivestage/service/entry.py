@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from fivestage.errors import ConfigurationError, FivestageError, InvalidAppError
-from fivestage.observability.log_line import described
+from fivestage.errors import ConfigurationError, InvalidAppError
+from fivestage.observability.log_line import explained
 from fivestage.service.service import Service
 from fivestage.service.shutdown import exit_code
 
@@ -56,8 +56,6 @@ async def _run(service: Service) -> int:
         log.info("ended", exit_code=code)
     elif isinstance(failure, ConfigurationError | InvalidAppError):
         log.error("cannot run", error=str(failure), exit_code=code)
-    elif isinstance(failure, FivestageError):
-        log.error("ended", error_type=type(failure).__name__, error=str(failure), exit_code=code)
-    else:  # a bug; its text may contain query text and is not logged
-        log.error("ended", **described(failure), exit_code=code)
+    else:
+        log.error("ended", **explained(failure), exit_code=code)
     return code

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import structlog
 
 from fivestage._asyncio import ignore_result, leave_behind
-from fivestage.errors import FivestageError, InvalidAppError
+from fivestage.errors import InvalidAppError
 from fivestage.executors.reloadable import ReloadableExecutor
-from fivestage.observability.log_line import described
+from fivestage.observability.log_line import explained
 from fivestage.pipeline.loader import authors_traceback, load_app
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.service.reloaded_settings import ReloadedSettings
@@ -195,5 +195,4 @@ class Reloader:
 def _report(error: Exception) -> None:
     """Log why the earlier app stays."""
     traceback = authors_traceback(error) if isinstance(error, InvalidAppError) else ""
-    what = {"error": str(error)} if isinstance(error, FivestageError) else described(error)
-    log.error("not reloaded, the earlier app goes on", **what, traceback=traceback or None)
+    log.error("not reloaded, the earlier app goes on", **explained(error), traceback=traceback or None)

@@ -17,7 +17,7 @@ import structlog
 from fivestage._asyncio import cancel_all, ignore_result
 from fivestage.core.ledger import Ledger, numbers_of
 from fivestage.core.observer import fan_out
-from fivestage.errors import BrokerError, ConfigurationError, FivestageError, PublishError
+from fivestage.errors import BrokerError, ConfigurationError, PublishError
 from fivestage.executors import interpreter
 from fivestage.kafka import topics
 from fivestage.kafka.aiokafka_check import check_installed_aiokafka
@@ -28,7 +28,7 @@ from fivestage.kafka.embedded_group import consumer_class
 from fivestage.kafka.topic_info import is_embedded
 from fivestage.observability.build_info import COMPILED, __version__
 from fivestage.observability.gauges import add_gauges
-from fivestage.observability.log_line import described
+from fivestage.observability.log_line import described, explained
 from fivestage.observability.logging import announce
 from fivestage.observability.metrics import Metrics
 from fivestage.observability.status.readings import Readings
@@ -124,8 +124,7 @@ class Service:
         """Begin the orderly shutdown; at its end ``run`` raises the first *failure*."""
         if failure is not None and self._failure is None:
             self._failure = failure
-            what = {"error": str(failure)} if isinstance(failure, FivestageError) else described(failure)
-            log.error("stopping", **{"error_type": type(failure).__name__, **what})
+            log.error("stopping", **explained(failure))
         if not self._ending.is_set():
             self._ending.set()
             self._end_within_limit()
