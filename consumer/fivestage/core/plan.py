@@ -71,9 +71,14 @@ class Plan:
                 Always an error if validation is critical.
             allow_partial: Whether a query may succeed with an answer that its node offered before its limit,
                 if the query does not say.
+
+        Raises:
+            ValueError: a limit is not more than 0, or there is no such stage.
         """
         limits = {**DEFAULT_STAGE_TIMEOUTS_MS, **(stage_timeouts_ms or {})}
         chosen = frozenset(critical)
+        _check_stages("stage_timeouts_ms", limits)
+        _check_stages("critical", chosen)
         stages, left_ms = [], total_timeout_ms
         for sequence, stage_type in enumerate(StageType):
             limit_ms = limits[stage_type]
@@ -85,3 +90,12 @@ class Plan:
             )
             left_ms -= limit_ms
         return cls(tuple(stages), total_timeout_ms / 1000, allow_partial)
+
+
+def _check_stages(argument: str, names: Iterable[str]) -> None:
+    """Raise ValueError if there is no stage of one of the names: it would be ignored."""
+    if unknown := set(names).difference(StageType):
+        raise ValueError(
+            f"unknown stage in {argument}: {', '.join(sorted(map(repr, unknown)))}; "
+            f"the stages are {', '.join(StageType)}"
+        )

@@ -74,7 +74,11 @@ class BatchContext(Outbound):
 
     @property
     def settings(self) -> Any:
-        """The settings of the node, ``[nodes.NAME]``: an instance of the node's model, or a mapping."""
+        """The settings of the node, ``[nodes.NAME]``: an instance of the node's model, or a mapping.
+
+        Raises:
+            InvalidAppError: a test made this context, which knows no settings.
+        """
         return self.resources.settings_of(self.node)
 
     async def run_sync(self, function: Callable[..., Any], *args: Any) -> Any:

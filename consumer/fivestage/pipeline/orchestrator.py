@@ -70,7 +70,8 @@ class Orchestrator:
         22
 
     An app with resources needs ``async with``, which opens the resources on the running loop, closes them
-    there, and raises ResourceError if one cannot be opened; none is tried twice.
+    there, and raises ResourceError if one cannot be opened; none is tried twice. An ``async with`` within
+    that of the same orchestrator raises RuntimeError.
 
         >>> async with Orchestrator(app) as orchestrator:  # doctest: +SKIP
         ...     result = await orchestrator.process_query("What is 15 + 7?")

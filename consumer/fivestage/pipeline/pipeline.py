@@ -74,18 +74,27 @@ class Pipeline(NodeDeclarations, ResourceDeclarations):
 
         The intent decides which nodes may answer; it may also be returned alone, as a text. With the built-in
         decision, anything else is an error of the stage; a decision of the author's may take any JSON value.
-        Raises InvalidAppError if *function* cannot be called so, as the declarations of the other stages do.
+
+        Raises:
+            InvalidAppError: *function* cannot be called so.
         """
         return self._stage(StageType.INTENT, function)
 
     def decision(self, function: StageFunction) -> StageFunction:
-        """Declare the decision stage: ``(query, ctx) -> str``, the name of the node to call."""
+        """Declare the decision stage: ``(query, ctx) -> str``, the name of the node to call.
+
+        Raises:
+            InvalidAppError: *function* cannot be called so.
+        """
         return self._stage(StageType.DECISION, function)
 
     def validation(self, function: StageFunction) -> StageFunction:
         """Declare the validation stage: ``(query, ctx) -> bool``, the verdict on ``ctx.answer``.
 
         A dict with the verdict as ``valid`` may say more; anything else is an error of the stage.
+
+        Raises:
+            InvalidAppError: *function* cannot be called so.
         """
         return self._stage(StageType.VALIDATION, function)
 
@@ -93,6 +102,9 @@ class Pipeline(NodeDeclarations, ResourceDeclarations):
         """Declare the reflection stage: ``(query, ctx) -> dict``, remarks on the answer.
 
         They are published as the stage's ``data``; any JSON value may be.
+
+        Raises:
+            InvalidAppError: *function* cannot be called so.
         """
         return self._stage(StageType.REFLECTION, function)
 

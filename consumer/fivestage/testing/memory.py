@@ -161,7 +161,9 @@ class MemorySink:
 
 
 class MemoryBus:
-    """Runs a pipeline on a bus in memory; ``async with`` opens and closes its resources.
+    """Runs a pipeline on a bus in memory.
+
+    ``async with`` opens and closes the resources, and raises ResourceError if one cannot be opened.
 
     Example:
         >>> async with MemoryBus(app) as bus:  # doctest: +SKIP
@@ -257,7 +259,18 @@ class MemoryBus:
         headers: Sequence[tuple[str, bytes]] = (),
         timestamp: int = -1,
     ) -> PlainRecord:
-        """Write a record to the input topic and return it with its offset."""
+        """Write a record to the input topic and return it with its offset.
+
+        Args:
+            value: A QueryEvent as JSON, or anything else that may be on a topic.
+            key: The record's key.
+            partition: The partition that gets the record.
+            headers: The record's headers.
+            timestamp: Milliseconds since the epoch; -1 = none.
+
+        Raises:
+            IndexError: there is no such partition.
+        """
         offset = self._next_offsets[partition]
         self._next_offsets[partition] += 1
         record = PlainRecord(TOPIC, partition, offset, timestamp, key, value, headers)

@@ -57,6 +57,20 @@ def test_limits_must_be_positive(stage: StageType | None, limit: int) -> None:
         Plan.of(**limits)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"stage_timeouts_ms": {"procesing": 100}}, "unknown stage in stage_timeouts_ms: 'procesing'"),
+        ({"critical": ["intent", "procesing"]}, "unknown stage in critical: 'procesing'"),
+        ({"critical": "intent"}, "unknown stage in critical: 'e', 'i', 'n', 't'"),
+    ],
+)
+def test_a_stage_must_exist(wrong: dict[str, Any], said: str) -> None:
+    """A misspelt stage is an error, which names the five: it would have no limit, or not be critical."""
+    with pytest.raises(ValueError, match=f"^{said}; the stages are intent, decision, processing, "):
+        Plan.of(**wrong)
+
+
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [1, 0, 2, 3, 4], [0, 1, 2, 3, 4, 4], []])
 def test_a_plan_has_the_five_stages_in_order(order: list[int]) -> None:
     """Missing, swapped, repeated and no stages are rejected."""
