@@ -369,10 +369,11 @@ def test_a_thread_survives_the_loop_of_its_call(released: threading.Event) -> No
 
 async def test_close_lets_threads_end(released: threading.Event) -> None:
     """Idle threads end at once, busy ones after their call; submitted calls are carried out."""
-    pool, blocker = ThreadPool(2, name="closing"), Blocker(released)
+    pool, blocker, before = ThreadPool(2), Blocker(released), threading.enumerate()
     calls = [asyncio.ensure_future(pool.run(blocker, n)) for n in range(3)]
     await blocker.wait_for(2)
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("closing-")]
+    started = set(threading.enumerate()).difference(before)
+    threads = [thread for thread in started if thread.name.startswith("fivestage-node-")]
     pool.close()
     assert (len(threads), all(thread.is_alive() for thread in threads)) == (2, True)
     released.set()

@@ -21,6 +21,8 @@ from fivestage.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+HOST = "127.0.0.1"
+"""The address of a chosen port."""
 REBALANCE_DELAY_MS = 50
 FETCH_WAIT_MS = 20
 """The ``kafka.fetch_max_wait_ms`` to use: this broker answers an empty fetch at its end even if some come."""
@@ -100,9 +102,7 @@ def _load() -> ctypes.CDLL:
     return lib
 
 
-async def serve(
-    topics: Sequence[str], *, partitions: int, host: str = "127.0.0.1", port: int = 0, until_eof: bool = False
-) -> None:
+async def serve(topics: Sequence[str], *, partitions: int, port: int = 0, until_eof: bool = False) -> None:
     """Run the broker until SIGINT, SIGTERM, or (*until_eof*) the end of standard input.
 
     Prints ``host:port`` to standard output when it is ready.
@@ -110,7 +110,6 @@ async def serve(
     Args:
         topics: Topics to create; others are created at their first use, with 4 partitions.
         partitions: The number of partitions of each of *topics*.
-        host: The address to listen on, if *port* is given.
         port: The port to listen on; 0 for the mock's random port.
         until_eof: End with standard input, so that the broker does not outlive the process that started it.
 
@@ -124,9 +123,9 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     if until_eof:
         loop.add_reader(sys.stdin.fileno(), _stop_at_eof, stop)
-    server = await _forward_port(cluster, host, port) if port else None
+    server = await _forward_port(cluster, port) if port else None
     try:
-        print(f"{host}:{port}" if port else cluster.bootstrap, flush=True)  # noqa: T201 - the caller reads it
+        print(f"{HOST}:{port}" if port else cluster.bootstrap, flush=True)  # noqa: T201 - the caller reads it
         await stop.wait()
     finally:
         if server is not None:
@@ -139,7 +138,7 @@ def _stop_at_eof(stop: asyncio.Event) -> None:
         stop.set()
 
 
-async def _forward_port(cluster: MockCluster, host: str, port: int) -> asyncio.Server:
+async def _forward_port(cluster: MockCluster, port: int) -> asyncio.Server:
     """Forward a chosen port to the mock's, which is always random."""
     upstream_host, _, upstream_port = cluster.bootstrap.rpartition(":")
 
@@ -152,12 +151,12 @@ async def _forward_port(cluster: MockCluster, host: str, port: int) -> asyncio.S
         await asyncio.gather(_copy(reader, upstream[1]), _copy(upstream[0], writer))
 
     try:
-        server = await asyncio.start_server(forward, host, port)
+        server = await asyncio.start_server(forward, HOST, port)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; choose another --port"
+            f"cannot listen on {HOST}:{port}: {os.strerror(error.errno or 0)}; choose another --port"
         ) from None
-    cluster.advertise(host, port)
+    cluster.advertise(HOST, port)
     return server
 
 

@@ -51,9 +51,8 @@ class ThreadPool:
     first: the limit of a stage that waits in ``asyncio.to_thread``, or for a host's address, goes on.
     """
 
-    def __init__(self, size: int, *, name: str = "fivestage-node") -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self._name = name
         self._wakes: queue.SimpleQueue[bool] = queue.SimpleQueue()
         """True for each call to take; False for each thread to end."""
         self._calls: deque[Call] = deque()
@@ -167,7 +166,7 @@ class ThreadPool:
             return None
         self._threads += 1
         self._started += 1
-        return threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True)
+        return threading.Thread(target=self._work, name=f"fivestage-node-{self._started}", daemon=True)
 
     def _start(self, fresh: threading.Thread | None) -> None:
         """Start a thread. This waits until it runs, which takes a while on a busy machine."""

@@ -20,7 +20,6 @@ MAX_REBUILDS = 3
 WINDOW_S = 300.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
-STALLED_AFTER_S = 30.0
 APART_S = 0.1
 MAX_GAP_S = 5.0
 """Seconds: after a longer gap between updates (stopped process, blocked loop) earlier ones do not count."""
@@ -101,7 +100,7 @@ class StallTracker:
         limit_s: Seconds after which a position that has stayed the same is stalled.
     """
 
-    def __init__(self, limit_s: float = STALLED_AFTER_S) -> None:
+    def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._since: dict[PartitionKey, tuple[int | None, float]] = {}
         self._updated_at = -inf

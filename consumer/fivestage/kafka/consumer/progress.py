@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from fivestage.kafka import aiokafka_internals
-from fivestage.kafka.connection.rebuild_policy import STALLED_AFTER_S, ClientFault, StallTracker
+from fivestage.kafka.connection.rebuild_policy import ClientFault, StallTracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fivestage.kafka.connection.rebuild_policy import Positions
 
 CHECK_EVERY_S = 0.5
+STALLED_AFTER_S = 30.0
 CONFIRM_S = 5.0
 """Seconds within which records must arrive once the brokers have reported that there are some."""
 LOOK_UP_TIMEOUT_MS = 5000
