@@ -26,7 +26,7 @@ from fivestage.service import service
 from fivestage.service.assembly import COMMIT_TIMEOUT_S, Parts
 from fivestage.service.health import HealthMonitor
 from fivestage.service.service import Service
-from fivestage.service.shutdown import exit_code
+from fivestage.service.shutdown import Shutdown, exit_code
 
 from .consumer import SimConsumer
 from .executor import SimExecutor
@@ -35,7 +35,7 @@ from .questions import WALL_AT_START
 from .values import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from random import Random
 
     from fivestage.core.codec.event_json import Envelope
@@ -109,6 +109,17 @@ class _NoDiagnosis:
         await asyncio.get_running_loop().create_future()
 
 
+class _Shutdown(Shutdown):
+    """Ends the simulated process at the limit, not this one."""
+
+    def __init__(self, limit_s: float, end: Callable[[float], None]) -> None:
+        super().__init__(limit_s)
+        self._end = end
+
+    def _arm(self) -> Any:
+        return asyncio.get_running_loop().call_later(self._limit_s, self._end, self._limit_s)
+
+
 class Instance(Service):
     """An instance of the service as group member.
 
@@ -130,6 +141,7 @@ class Instance(Service):
         self.error: Exception | None = None
         self._halted: set[int] = set()
         self.diagnosis = cast("Any", _NoDiagnosis())
+        self.shutdown = _Shutdown(settings.shutdown.total_timeout_ms / 1000, self._end_hard)
         self.stack = contextlib.AsyncExitStack()
         self.was_asked = self.started = False
         """It was asked to end; it has got as far as serving."""
@@ -161,12 +173,12 @@ class Instance(Service):
                 if await self._started_before_the_end(self.stack):
                     await self._serve()
             except Exception as error:
-                self._failure = self._failure or error
+                self.shutdown.failure = self.shutdown.failure or error
                 raise
             finally:
-                self._end_within_limit()
-        if self._failure is not None:
-            raise self._failure
+                self.shutdown.start_limit()
+        if self.shutdown.failure is not None:
+            raise self.shutdown.failure
 
     async def main(self) -> None:
         """Run as a process, whose end nothing survives."""
@@ -182,7 +194,7 @@ class Instance(Service):
 
     async def sigterm(self) -> None:
         """Ask the process to end, once it has the CPU."""
-        self.stop()
+        self.shutdown.begin()
 
     def break_something(self, random: Random) -> None:
         """End a task inside a client, as a bug would; heartbeats end by a response, see FATAL."""
@@ -197,12 +209,6 @@ class Instance(Service):
         self.note("* broken", name)
         if tasks[name] is not None:
             tasks[name].cancel()
-
-    def _end_within_limit(self) -> None:
-        if self.hard_end is None:
-            self._time.begin()
-            self.hard_end = cast("Any", self)
-            asyncio.get_running_loop().call_later(self._limit_s, self._end_hard, self._limit_s)
 
     def _end_hard(self, limit_s: float) -> None:
         """End the process: its shutdown took too long."""
@@ -226,8 +232,8 @@ class Instance(Service):
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         self.parts = parts = self._assemble()
         await parts.executor.start(parts.dispatcher.active.finished)
-        stack.push_async_callback(self._end_part, parts.sink.stop, "producer")
-        stack.push_async_callback(self._end_part, parts.member.stop, "consumer")
+        stack.push_async_callback(self.shutdown.end_part, parts.sink.stop, "producer")
+        stack.push_async_callback(self.shutdown.end_part, parts.member.stop, "consumer")
         await parts.sink.start()
         await parts.member.start()
         self.started = True
@@ -238,7 +244,7 @@ class Instance(Service):
         sink = Sink(
             settings,
             checks,
-            self.stop,
+            self.shutdown.begin,
             max_record_bytes=MAX_RECORD_BYTES,
             make_producer=cast("Any", partial(SimProducer, self.cluster)),
         )

@@ -47,7 +47,7 @@ async def service() -> AsyncIterator[Service]:
             service.parts.dispatcher.learned.lane("prod").refresh(asyncio.get_running_loop().time())
             yield service
         finally:
-            service._ending.set()
+            service.shutdown.ending.set()
             await serving
 
 

@@ -41,8 +41,7 @@ async def serve(service: Service) -> int:
         for stream in (sys.stdout, sys.stderr):  # nodes may print
             with contextlib.suppress(OSError, ValueError):  # the disk is full, or the stream is closed
                 stream.flush()
-        if service.hard_end is not None:
-            service.hard_end.cancel()
+        service.shutdown.lift_limit()
 
 
 async def _run(service: Service) -> int:

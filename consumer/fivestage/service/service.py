@@ -1,20 +1,19 @@
 """One member of the consumer group: starts all parts, runs them, and shuts them down in order.
 
 Shutdown: stop polling, finish records in flight, commit, leave the group, disconnect. Each step has a
-timeout, and all share one limit: a step that hangs is abandoned, and uncommitted records are read again.
+timeout, and all share one limit, see ``shutdown``: a step that hangs is abandoned, and uncommitted records
+are read again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from fivestage._asyncio import cancel_all, ignore_result
+from fivestage._asyncio import cancel_all
 from fivestage.core.ledger import Ledger, numbers_of
 from fivestage.core.observer import fan_out
 from fivestage.errors import BrokerError, ConfigurationError, PublishError
@@ -28,7 +27,7 @@ from fivestage.kafka.embedded_group import consumer_class
 from fivestage.kafka.topic_info import is_embedded
 from fivestage.observability.build_info import COMPILED, __version__
 from fivestage.observability.gauges import add_gauges
-from fivestage.observability.log_line import described, explained
+from fivestage.observability.log_line import described
 from fivestage.observability.logging import announce
 from fivestage.observability.metrics import Metrics
 from fivestage.observability.status.readings import Readings
@@ -39,11 +38,9 @@ from fivestage.service.assembly import assemble, start_timeout_s
 from fivestage.service.drain import drain_all, drain_revoked
 from fivestage.service.health import Health
 from fivestage.service.reload import reload_steps
-from fivestage.service.shutdown import HardEnd, TimeLeft, exit_code
+from fivestage.service.shutdown import STEP_S, Shutdown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from fivestage.core.ledger import PartitionKey
     from fivestage.pipeline.pipeline import Pipeline
     from fivestage.service.reload import Reloading
@@ -51,8 +48,6 @@ if TYPE_CHECKING:
 
 EXECUTOR_STOP_S = 2.8
 """Seconds for cancelled nodes to clean up, and for resources to close."""
-STEP_S = 3.0
-"""Seconds that one part may take to stop."""
 
 log = structlog.get_logger("fivestage.service")
 
@@ -77,14 +72,8 @@ class Service:
         self.settings = settings
         self.app, self.app_path = app, app_path
         self.reloading = reloading
-        self._ending = asyncio.Event()
-        self._signalled = False
-        self._failure: Exception | None = None
+        self.shutdown = Shutdown(settings.shutdown.total_timeout_ms / 1000)
         self.admin_port: int | None = None
-        self._limit_s = settings.shutdown.total_timeout_ms / 1000
-        self._time = TimeLeft(self._limit_s)
-        self.hard_end: HardEnd | None = None
-        """Ends the process if the orderly shutdown takes too long; None before the shutdown."""
         self.metrics = Metrics(
             topic=settings.topics.queries,
             group_id=settings.kafka.group_id,
@@ -104,7 +93,7 @@ class Service:
             ConfigurationError: something outside the process must be corrected first.
             FivestageError: the service cannot continue, or the shutdown was incomplete.
         """
-        self._listen_for_signals()
+        self.shutdown.listen_for_signals()
         asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
         interpreter.share_the_interpreter()
         async with contextlib.AsyncExitStack() as stack:
@@ -113,27 +102,12 @@ class Service:
                     interpreter.freeze_gc()
                     await self._serve()
             except Exception as error:
-                self._failure = self._failure or error
+                self.shutdown.failure = self.shutdown.failure or error
                 raise
             finally:
-                self._end_within_limit()  # after a failure nothing has called stop()
-        if self._failure is not None:
-            raise self._failure
-
-    def stop(self, failure: Exception | None = None) -> None:
-        """Begin the orderly shutdown; at its end ``run`` raises the first *failure*."""
-        if failure is not None and self._failure is None:
-            self._failure = failure
-            log.error("stopping", **explained(failure))
-        if not self._ending.is_set():
-            self._ending.set()
-            self._end_within_limit()
-
-    def _end_within_limit(self) -> None:
-        """Start the time limit of the shutdown, after which the process ends, whatever hangs."""
-        if self.hard_end is None:
-            self._time.begin()
-            self.hard_end = HardEnd(self._limit_s, lambda: max(1, exit_code(self._failure)))
+                self.shutdown.start_limit()  # after a failure nothing has called begin()
+        if self.shutdown.failure is not None:
+            raise self.shutdown.failure
 
     # Starting
 
@@ -146,7 +120,7 @@ class Service:
         """
         limit_s = start_timeout_s(self.settings, self.app)
         starting = asyncio.ensure_future(self._start(stack))
-        ending = asyncio.ensure_future(self._ending.wait())
+        ending = asyncio.ensure_future(self.shutdown.ending.wait())
         try:
             await asyncio.wait({starting, ending}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done() and not ending.done():
@@ -157,8 +131,8 @@ class Service:
                 )
         finally:
             ending.cancel()
-            await cancel_all([starting], self._time.share(STEP_S))
-        if self._ending.is_set() and (starting.cancelled() or not starting.done()):
+            await cancel_all([starting], self.shutdown.time_left.share(STEP_S))
+        if self.shutdown.ending.is_set() and (starting.cancelled() or not starting.done()):
             return False
         if starting.cancelled():
             raise BrokerError("the start was interrupted by the Kafka client")
@@ -182,7 +156,7 @@ class Service:
             ledger=self.ledger,
             largest_records=await topics.largest_records(settings),
             on_revoked=self._on_revoked,
-            on_failure=self.stop,
+            on_failure=self.shutdown.begin,
             make_consumer=consumer_class(embedded=is_embedded(found)),
             reach=self.diagnosis.reach,
             reloads=self.reloading is not None,
@@ -198,10 +172,11 @@ class Service:
         )
         await self._start_admin(stack, recorder)
         await parts.executor.start(parts.dispatcher.active.finished)
-        stack.push_async_callback(self._end_part, lambda: asyncio.to_thread(flush_provider), "traces")
-        stack.push_async_callback(self._end_part, lambda: parts.executor.stop(EXECUTOR_STOP_S), "executor")
-        stack.push_async_callback(self._end_part, parts.sink.stop, "producer")
-        stack.push_async_callback(self._end_part, parts.member.stop, "consumer")
+        end_part = self.shutdown.end_part
+        stack.push_async_callback(end_part, lambda: asyncio.to_thread(flush_provider), "traces")
+        stack.push_async_callback(end_part, lambda: parts.executor.stop(EXECUTOR_STOP_S), "executor")
+        stack.push_async_callback(end_part, parts.sink.stop, "producer")
+        stack.push_async_callback(end_part, parts.member.stop, "consumer")
         await parts.sink.start()
         await parts.member.start()
 
@@ -221,7 +196,7 @@ class Service:
         )
         admin = Admin(settings.admin, readings, registry=self.metrics.registry)
         self.admin_port = await admin.start()
-        stack.push_async_callback(self._end_part, admin.stop, "admin server")
+        stack.push_async_callback(self.shutdown.end_part, admin.stop, "admin server")
 
     def _ready(self) -> Health:
         """Return the readiness; if not ready, with the cause that the diagnosis has found."""
@@ -244,32 +219,34 @@ class Service:
         fetching, *others = [asyncio.create_task(step, name=name) for name, step in steps.items()]
         for task in (fetching, *others):
             task.add_done_callback(self._on_task_done)
-        await self._ending.wait()
+        await self.shutdown.ending.wait()
         failures = await drain_all(
             parts,
             fetching,
-            self._time,
+            self.shutdown.time_left,
             self.settings.shutdown.drain_timeout_ms / 1000,
-            can_publish=lambda: not isinstance(self._failure, PublishError),
+            can_publish=lambda: not isinstance(self.shutdown.failure, PublishError),
         )
         for failure in failures:
-            self.stop(failure)
+            self.shutdown.begin(failure)
         for task in others:
             task.cancel()
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            if not self._ending.is_set():
-                self.stop(BrokerError(f"the {task.get_name()} task was cancelled by the Kafka client"))
+            if not self.shutdown.ending.is_set():
+                self.shutdown.begin(
+                    BrokerError(f"the {task.get_name()} task was cancelled by the Kafka client")
+                )
         elif (error := task.exception()) is not None:
-            self.stop(error if isinstance(error, Exception) else BrokerError(type(error).__name__))
+            self.shutdown.begin(error if isinstance(error, Exception) else BrokerError(type(error).__name__))
 
     def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log an unexpected error; after one in a callback stop, as a query might never be answered."""
         error = context.get("exception")
         log.error("unexpected error", **described(error))
         if "handle" in context:
-            self.stop(BrokerError(f"internal error: {type(error).__name__}"))
+            self.shutdown.begin(BrokerError(f"internal error: {type(error).__name__}"))
 
     def _announce(self) -> None:
         announce(
@@ -286,27 +263,3 @@ class Service:
 
     async def _on_revoked(self, keys: frozenset[PartitionKey]) -> None:
         await drain_revoked(self.settings, self.parts, self.ledger, keys)
-
-    # Stopping
-
-    async def _end_part(self, step: Callable[[], Awaitable[None]], name: str) -> None:
-        """Stop one part; if this hangs or fails, log that and return."""
-        limit_s = self._time.share(STEP_S)
-        task = asyncio.ensure_future(step())
-        task.add_done_callback(ignore_result)
-        await asyncio.wait({task}, timeout=limit_s)
-        if not task.done():  # goes on: it may still leave the group, or close a resource
-            log.warning("left behind", part=name, after_s=round(limit_s, 3))
-        elif not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("ended badly", part=name, **described(error))
-
-    def _listen_for_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
-
-    def _on_signal(self) -> None:
-        if self._signalled:  # the second signal ends the process at once
-            os._exit(1)
-        self._signalled = True
-        self.stop()
