@@ -12,14 +12,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from fivestage.core.ledger import Ledger
-from fivestage.core.observer import Observer
 from fivestage.kafka import aiokafka_internals
-from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.kafka.embedded_group import EmbeddedConsumer
 from fivestage.settings import Settings, TopicSettings
 from support.checker import json_of, read_all
 from support.feeder import event, write
+from support.members import make_member
 from support.operations import port_of, until
 from support.probe import metrics
 from support.process import ServiceProcess
@@ -106,12 +105,7 @@ class Sharing:
     def __init__(self, bootstrap: str) -> None:
         settings = Settings.load(None, {"kafka": {"bootstrap_servers": bootstrap}})
         self.ledger = Ledger(max_span=1000)
-        self.member = GroupMember(
-            settings, self.ledger, self._revoked, Observer(), make_consumer=EmbeddedConsumer
-        )
-
-    async def _revoked(self, _: object) -> None:
-        """Do nothing: nothing is in flight."""
+        self.member = make_member(settings, self.ledger, make_consumer=EmbeddedConsumer)
 
     @property
     def partitions(self) -> list[int]:

@@ -14,11 +14,11 @@ from fivestage.core.observer import Observer
 from fivestage.core.records import CorruptRecord
 from fivestage.kafka.connection.rebuild_policy import ClientFault, StallTracker
 from fivestage.kafka.consumer.committer import Committer
-from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.kafka.consumer.progress import ProgressWatch
 from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.settings import Settings, TopicSettings
 from support.feeder import write
+from support.members import make_member
 from support.mock import OFFSET_COMMIT, SYNC_GROUP, Mock
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ class Reader:
         self.observer = Counted()
         self.ledger = Ledger(max_span=1000)
         self.unanswered: list[tuple[str, int]] = []
-        self.member = GroupMember(
+        self.member = make_member(
             settings,
             self.ledger,
-            self.revoked,
-            self.observer,
+            on_revoked=self.revoked,
+            observer=self.observer,
             on_unanswered=lambda host, port: self.unanswered.append((host, port)),
         )
         self.member.progress = ProgressWatch(

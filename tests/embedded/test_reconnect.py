@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fivestage.core.ledger import Ledger
-from fivestage.core.observer import Observer
 from fivestage.kafka.aiokafka_internals import client_of
 from fivestage.kafka.connection.clients import Clients
-from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.settings import KafkaSettings, Settings, TopicSettings
 from support.certificates import Authority
 from support.checker import wait_for_results
 from support.feeder import event, write
+from support.members import make_member
 from support.mock import Mock
 from support.operations import port_of
 from support.operations import until as wait_until
@@ -61,7 +60,7 @@ async def test_which_clients_are_connected() -> None:
     """A client is connected unless its requests go unanswered, also when idle."""
     with Mock(partitions=1) as mock:
         settings = Settings.load(None, {"kafka": {"bootstrap_servers": mock.bootstrap}})
-        publisher, member = Publisher(settings), _member(settings)
+        publisher, member = Publisher(settings), make_member(settings, Ledger(max_span=10))
         await publisher.sink.start()
         await member.start()
         clients = Clients(settings.kafka, member, publisher.sink.producer)
@@ -87,7 +86,7 @@ async def test_certificates_that_are_rotated(tmp_path: Path) -> None:
     files = {"ssl_cafile": authority.file, "ssl_certfile": certificate, "ssl_keyfile": key}
     kafka = KafkaSettings.model_validate({"security_protocol": "SSL", **files})
     settings = Settings().model_copy(update={"kafka": kafka})
-    publisher, member = Publisher(settings), _member(settings)
+    publisher, member = Publisher(settings), make_member(settings, Ledger(max_span=10))
     clients = Clients(kafka, member, publisher.sink.producer)
 
     def contexts() -> list[ssl.SSLContext]:
@@ -118,10 +117,3 @@ async def _asked(clients: Clients) -> None:
 
 def _is_idle(client: Any) -> bool:
     return client._md_update_fut is None
-
-
-def _member(settings: Settings) -> GroupMember:
-    async def revoked(_: object) -> None:
-        """Do nothing: nothing is in flight."""
-
-    return GroupMember(settings, Ledger(max_span=10), revoked, Observer())

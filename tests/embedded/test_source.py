@@ -13,14 +13,12 @@ from aiokafka.errors import CommitFailedError
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.fetch import FetchRequest
 
-from fivestage.core.ledger import Ledger
-from fivestage.core.observer import Observer
 from fivestage.core.records import CorruptRecord
 from fivestage.kafka.aiokafka_internals import client_of
 from fivestage.kafka.consumer.fetch_pacing import FULL_BYTES, FetchWait
-from fivestage.kafka.consumer.source import Source
 from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.settings import Settings, TopicSettings
+from support.members import make_source
 from support.wire import (
     FRAMED_SNAPPY,
     GZIP,
@@ -39,6 +37,7 @@ from support.wire import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from fivestage.kafka.consumer.source import Source
     from support.wire import Spoil
 
 pytestmark = pytest.mark.broker
@@ -65,13 +64,9 @@ async def write(
 @contextlib.asynccontextmanager
 async def reading(producer: AIOKafkaProducer, *, fetch_max_wait_ms: int = 20) -> AsyncIterator[Source]:
     """Start a source."""
-
-    async def nothing(_: object) -> None:
-        return
-
     servers = f"{producer.client.hosts[0][0]}:{producer.client.hosts[0][1]}"
     kafka = {"bootstrap_servers": servers, "fetch_max_wait_ms": fetch_max_wait_ms}
-    source = Source(Settings.load(None, {"kafka": kafka}), Ledger(max_span=1000), nothing, Observer())
+    source = make_source(Settings.load(None, {"kafka": kafka}))
     await source.start()
     try:
         yield source
@@ -169,13 +164,9 @@ async def test_a_broken_record_is_skipped_alone(producer: AIOKafkaProducer, spoi
 )
 async def test_a_dead_task_of_the_client_is_seen(producer: AIOKafkaProducer, path: str, reason: str) -> None:
     """A dead task inside aiokafka, which reports nothing, is reported by the source."""
-
-    async def nothing(_: object) -> None:
-        return
-
     servers = f"{producer.client.hosts[0][0]}:{producer.client.hosts[0][1]}"
     settings = Settings.load(None, {"kafka": {"bootstrap_servers": servers, "fetch_max_wait_ms": 20}})
-    source = Source(settings, Ledger(max_span=1000), nothing, Observer())
+    source = make_source(settings)
     await source.start()
     while source.unready is not None:
         await source.fetch(10)

@@ -13,6 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from fivestage.core.admission.gate import Gate
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.observer import Observer
+from fivestage.core.reachability import Reachability
 from fivestage.dispatch.build import build
 from fivestage.errors import FivestageError
 from fivestage.kafka.consumer.committer import Committer
@@ -240,6 +241,7 @@ class Instance(Service):
 
     def _assemble(self) -> Parts:
         settings, checks, random = self.settings, _Checks(self), self.cluster.network.random
+        reach = Reachability()
         executor = SimExecutor(random, self._manners, self.cluster.broker.jobs, self.note)
         sink = Sink(
             settings,
@@ -247,6 +249,7 @@ class Instance(Service):
             self.shutdown.begin,
             max_record_bytes=MAX_RECORD_BYTES,
             make_producer=cast("Any", partial(SimProducer, self.cluster)),
+            reach=reach,
         )
         clock = self.cluster.network.loop.time
         poller, dispatcher = build(
@@ -271,7 +274,9 @@ class Instance(Service):
             self.ledger,
             self._on_revoked,
             checks,
+            on_unanswered=lambda _host, _port: None,
             make_consumer=cast("Any", partial(SimConsumer, self.cluster)),
+            reach=reach,
         )
         member.instance = self
         committer = Committer(
@@ -289,5 +294,6 @@ class Instance(Service):
             sink=sink,
             publish_timeout_s=settings.kafka.publish_timeout_ms / 1000,
             max_abandoned=settings.executor.max_abandoned,
+            reach=reach,
         )
         return Parts(member, poller, dispatcher, executor, sink, committer, watch)

@@ -7,6 +7,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from fivestage.core.observer import Observer
+from fivestage.core.reachability import Reachability
 from fivestage.core.records import Output, OutputRecord
 from fivestage.kafka.producer.sink import Sink
 
@@ -36,7 +37,7 @@ class Publisher(Observer):
         self.batches = 0
         self.throttled_s = 0.0
         self.refused: list[str] = []
-        self.sink = Sink(settings, self, self.failures.append, max_record_bytes=100_000)
+        self.sink = Sink(settings, self, self.failures.append, max_record_bytes=100_000, reach=Reachability())
 
     def client_rebuilt(self, client: str, reason: str) -> None:
         """See Observer."""

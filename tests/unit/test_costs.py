@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fivestage.core.observer import Observer
+from fivestage.core.reachability import Reachability
 from fivestage.core.records import Output, OutputRecord
 from fivestage.kafka.producer.sink import Sink
 from fivestage.settings import Settings
@@ -120,7 +121,7 @@ async def test_a_burst_is_one_batch_a_partition() -> None:
     batches = Batches()
     with Mock(partitions=1) as mock:
         settings = Settings.load(None, {"kafka": {"bootstrap_servers": mock.bootstrap}})
-        sink = Sink(settings, batches, _raise, max_record_bytes=100_000)
+        sink = Sink(settings, batches, _raise, max_record_bytes=100_000, reach=Reachability())
         await sink.start()
         _publish(sink, lambda: acked.append(1))
         while not all(sink._queues[output][0].batch for output in (Output.STAGE_RESULTS, Output.RESULTS)):

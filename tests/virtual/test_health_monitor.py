@@ -59,7 +59,7 @@ def monitor(parts: Any, executor: Any = None, reach: Reachability | None = None)
         publish_timeout_s=120.0,
         max_abandoned=8,
         busy_s=(executor or parts).cpu_s,
-        reach=reach,
+        reach=reach or Reachability(),
     )
 
 

@@ -11,6 +11,7 @@ from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.observer import Observer
 from fivestage.kafka.consumer.source import Source
 from fivestage.settings import Settings
+from support.members import drain_nothing, ignore_unanswered
 
 if TYPE_CHECKING:
     from aiokafka import TopicPartition
@@ -30,9 +31,6 @@ class Client:
     def highwater(self, _: TopicPartition) -> int:
         """Return the offset after the partition's last record."""
         return self._highwater
-
-
-async def _no_drain(_: frozenset[PartitionKey]) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -55,5 +53,12 @@ async def test_what_is_never_handed_over_is_no_lag(highwater: int, position: int
     offsets.begin(5)
     settings = Settings.load(None, {"kafka": {"group_id": "g"}, "topics": {"queries": "queries"}})
     client: Any = Client(highwater, position)
-    source = Source(settings, ledger, _no_drain, Observer(), make_consumer=lambda **_: client)
+    source = Source(
+        settings,
+        ledger,
+        drain_nothing,
+        Observer(),
+        on_unanswered=ignore_unanswered,
+        make_consumer=lambda **_: client,
+    )
     assert source.lag() == {KEY: lag}

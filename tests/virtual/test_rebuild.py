@@ -49,10 +49,15 @@ class Counted(Observer):
         self.rebuilds.append((client, reason))
 
 
+def rebuilder() -> Rebuilder:
+    """Make what replaces a producer, while brokers can be reached."""
+    return Rebuilder("producer", Observer(), Reachability())
+
+
 async def test_a_budget_that_is_spent() -> None:
     """A rebuild beyond the budget is rejected and names its cause; the budget refills with time."""
     observer = Counted()
-    rebuilds = Rebuilder("consumer", observer)
+    rebuilds = Rebuilder("consumer", observer, Reachability())
     for _ in range(MAX_REBUILDS):
         await rebuilds.permit(FAULT)
     with pytest.raises(BrokerError, match=r"the consumer was rebuilt 3 times .*: the fetch task has ended"):
@@ -66,7 +71,7 @@ async def test_brokers_that_come_back() -> None:
     """A client is retried until it starts; failed and hanging ones are stopped."""
     made = [Client(fails=True), Client(hangs=True), Client(fails=True), Client()]
     left = iter(made)
-    client = await Rebuilder("producer", Observer()).connect(lambda: next(left), lambda one: one.start())
+    client = await rebuilder().connect(lambda: next(left), lambda one: one.start())
     assert client is made[-1]
     assert [one.stopped for one in made] == [True, True, True, False]
 
@@ -80,9 +85,9 @@ async def test_certificates_that_are_being_exchanged() -> None:
             raise ConfigurationError("cannot use the certificate files")
         return left.pop()
 
-    assert await Rebuilder("producer", Observer()).connect(make, lambda one: one.start())
+    assert await rebuilder().connect(make, lambda one: one.start())
     with pytest.raises(BrokerError, match="cannot use the certificate files"):
-        await Rebuilder("producer", Observer()).connect(_no_certificates, lambda one: one.start())
+        await rebuilder().connect(_no_certificates, lambda one: one.start())
 
 
 def _no_certificates() -> Client:
@@ -94,7 +99,7 @@ async def test_a_wait_for_brokers_that_is_given_up() -> None:
     client = Client(fails=True)
     client.start = partial(asyncio.sleep, 1e6)  # type: ignore[method-assign] # does not fail, but wait
     rebuilding = asyncio.ensure_future(
-        Rebuilder("consumer", Observer()).connect(lambda: client, lambda one: one.start())
+        Rebuilder("consumer", Observer(), Reachability()).connect(lambda: client, lambda one: one.start())
     )
     await asyncio.sleep(1)
     rebuilding.cancel()
@@ -124,7 +129,7 @@ async def test_brokers_that_stay_away(client: Client) -> None:
     clock = asyncio.get_running_loop().time
     before = clock()
     with pytest.raises(BrokerError, match="the producer could not be rebuilt within 120 s"):
-        await Rebuilder("producer", Observer()).connect(lambda: client, lambda one: one.start())
+        await rebuilder().connect(lambda: client, lambda one: one.start())
     assert PATIENCE_S < clock() - before < PATIENCE_S + ATTEMPT_S + STOP_S + 6
 
 

@@ -12,13 +12,13 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from fivestage.core.admission.thread_queues import PATIENCE
-from fivestage.core.reachability import Reachability
 from fivestage.errors import ExecutorError, FivestageError, PublishError
 from fivestage.executors.abandoned_cpu import CpuUse, thread_busy_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fivestage.core.reachability import Reachability
     from fivestage.dispatch.progress import Progress
     from fivestage.executors import Executor
     from fivestage.kafka.consumer.group_member import GroupMember
@@ -54,8 +54,8 @@ class HealthMonitor:
         sink: Publishes the events.
         publish_timeout_s: How long an event may go unacknowledged while brokers can be reached.
         max_abandoned: How many calls may run on for more than RUN_ON_S after their end.
-        busy_s: Returns the seconds that a thread has computed or waited for a core; None for an ended thread.
         reach: Whether brokers can be reached.
+        busy_s: Returns the seconds that a thread has computed or waited for a core; None for an ended thread.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class HealthMonitor:
         sink: Sink,
         publish_timeout_s: float,
         max_abandoned: int,
+        reach: Reachability,
         busy_s: Callable[[tuple[int, int]], float | None] = thread_busy_s,
-        reach: Reachability | None = None,
     ) -> None:
-        self._reach = reach or Reachability()
+        self._reach = reach
         self._member = member
         self._progress = progress
         self._total_s = total_s

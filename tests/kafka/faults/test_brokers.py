@@ -18,10 +18,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin.config_resource import ConfigResourceType
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
-from fivestage.core.ledger import Ledger
-from fivestage.core.observer import Observer
 from fivestage.kafka.connection.preflight import ask
-from fivestage.kafka.consumer.source import Source
 from fivestage.kafka.topics import BATCH_OVERHEAD_BYTES, largest_records
 from fivestage.kafka.topics import check as check_topics
 from fivestage.settings import KafkaSettings, Settings, TopicSettings
@@ -39,6 +36,7 @@ from support.checker import (
     wait_until_committed,
 )
 from support.feeder import Feeder, write
+from support.members import make_source
 from support.operations import Operator, until
 from support.probe import counted, get
 from support.process import ServiceProcess
@@ -246,10 +244,7 @@ async def test_records_are_read_in_the_rack(cluster: Cluster) -> None:
     kafka = {"bootstrap_servers": cluster.bootstrap, "group_id": topics.prefix, "client_rack": "rack-2"}
     settings = Settings.load(None, {"kafka": kafka, "topics": {"queries": topics.queries}})
 
-    async def nothing(_: object) -> None:
-        return
-
-    source = Source(settings, Ledger(max_span=1000), nothing, Observer())
+    source = make_source(settings)
     await source.start()
     write(cluster.bootstrap, topics.queries, [(str(number), b"{}") for number in range(60)])
     fetcher: Any = source.consumer._fetcher

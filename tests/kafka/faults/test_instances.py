@@ -15,7 +15,6 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.observer import Observer
 from fivestage.kafka.consumer.committer import Committer
-from fivestage.kafka.consumer.group_member import GroupMember
 from fivestage.settings import Settings
 from kafka.test_service import settings_for
 from support.checker import (
@@ -30,6 +29,7 @@ from support.checker import (
     wait_until_committed,
 )
 from support.feeder import Feeder, event, write
+from support.members import make_member
 from support.operations import Operator, port_of, wait_for_partitions
 from support.probe import metrics
 from support.process import ServiceProcess
@@ -130,9 +130,8 @@ class Half:
         loaded = Settings.load(None, {"kafka": names, "topics": {"queries": topics.queries}})
         hasty = loaded.kafka.model_copy(update={"rebalance_timeout_ms": 1000})
         self.ledger = Ledger(max_span=1000)
-        self.member = GroupMember(
-            loaded.model_copy(update={"kafka": hasty}), self.ledger, self._give_up, Observer()
-        )
+        given = loaded.model_copy(update={"kafka": hasty})
+        self.member = make_member(given, self.ledger, on_revoked=self._give_up)
         self.committer = Committer(self.member, self.ledger, Observer(), interval_s=60, timeout_s=5)
         self.committed_in_time: bool | None = None
         self.may_give_up = asyncio.Event()

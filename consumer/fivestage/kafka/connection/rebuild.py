@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import structlog
 
 from fivestage._asyncio import wait_at_most
-from fivestage.core.reachability import Reachability
 from fivestage.errors import BrokerError, FivestageError
 from fivestage.kafka.connection.rebuild_policy import ClientFault, RebuildBudget, pause_s
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from fivestage.core.observer import Observer
+    from fivestage.core.reachability import Reachability
 
 STOP_S = 3.0
 """Seconds that an old client may take to stop."""
@@ -48,9 +48,9 @@ class Rebuilder:
         reach: Whether brokers can be reached.
     """
 
-    def __init__(self, name: str, observer: Observer, reach: Reachability | None = None) -> None:
+    def __init__(self, name: str, observer: Observer, reach: Reachability) -> None:
         self._name = name
-        self._reach = reach or Reachability()
+        self._reach = reach
         self._observer = observer
         self._budget = RebuildBudget(random.random)
 

@@ -13,7 +13,6 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
-from aiokafka import AIOKafkaConsumer
 
 from fivestage.core.ledger import PartitionKey
 from fivestage.errors import BrokerError, FencedError, FivestageError
@@ -25,6 +24,8 @@ from fivestage.kafka.consumer.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    from aiokafka import AIOKafkaConsumer
 
     from fivestage.core.ledger import Ledger
     from fivestage.core.observer import Observer
@@ -64,9 +65,9 @@ class GroupMember:
         on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
         observer: Observer,
         *,
-        on_unanswered: OnUnanswered = lambda _host, _port: None,
-        make_consumer: MakeConsumer = AIOKafkaConsumer,
-        reach: Reachability | None = None,
+        on_unanswered: OnUnanswered,
+        make_consumer: MakeConsumer,
+        reach: Reachability,
     ) -> None:
         self._kafka = settings.kafka
         self._ledger = ledger

@@ -82,7 +82,7 @@ class Source(ConsumerRebalanceListener):
             publish and commit what is in flight, well within the rebalance timeout.
         observer: Notified of rebalances, resets and throttling.
         on_unanswered: Called with host and port of a broker when a request to it timed out.
-        make_consumer: Makes the aiokafka consumer; tests pass another.
+        make_consumer: Makes the aiokafka consumer; on the embedded broker another one.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class Source(ConsumerRebalanceListener):
         on_revoked: Callable[[frozenset[PartitionKey]], Awaitable[None]],
         observer: Observer,
         *,
-        on_unanswered: OnUnanswered = lambda _host, _port: None,
-        make_consumer: MakeConsumer = AIOKafkaConsumer,
+        on_unanswered: OnUnanswered,
+        make_consumer: MakeConsumer,
     ) -> None:
         self._kafka = settings.kafka
         self._topics = settings.topics

@@ -53,8 +53,8 @@ class Producer:
         on_retiring: Callable[[], Awaitable[None]],
         on_rebuilt: Callable[[], None],
         on_failure: Callable[[BrokerError], None],
+        reach: Reachability,
         make_client: Callable[..., ProducerClient] = ProducerClient,
-        reach: Reachability | None = None,
     ) -> None:
         self._kafka = settings.kafka
         self._topics = settings.topics.outputs.values()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import structlog
 from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError
 
-from fivestage.core.reachability import Reachability
 from fivestage.errors import BrokerError, ConfigurationError, PublishError
 from fivestage.kafka.connection.rebuild_policy import ClientFault
 from fivestage.kafka.producer.client import ProducerClient
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fivestage.core.observer import Observer
+    from fivestage.core.reachability import Reachability
     from fivestage.core.records import Output, OutputRecord
     from fivestage.kafka.producer.partition_queue import QueuedRecord
     from fivestage.settings import Settings
@@ -46,8 +46,8 @@ class Sink:
         observer: Notified of acknowledged batches and refused events, of rebuilds and throttling.
         on_failure: Called when some or all events can no longer be published; they stay unacknowledged.
         max_record_bytes: The largest record that all output topics accept.
-        make_producer: Makes the client; tests pass another.
         reach: Whether brokers can be reached.
+        make_producer: Makes the client; tests pass another.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Sink:
         on_failure: Callable[[Exception], None],
         *,
         max_record_bytes: int,
+        reach: Reachability,
         make_producer: Callable[..., ProducerClient] = ProducerClient,
-        reach: Reachability | None = None,
     ) -> None:
         self._topics = settings.topics.outputs
-        self._reach = reach or Reachability()
+        self._reach = reach
         self._observer = observer
         self._on_failure = on_failure
         self._batch_patience_s = settings.kafka.publish_timeout_ms / 1000 / 2
