@@ -161,15 +161,7 @@ class Service:
             reach=self.diagnosis.reach,
             reloads=self.reloading is not None,
         )
-        add_gauges(
-            self.metrics,
-            dispatcher=parts.dispatcher,
-            executor=parts.executor,
-            ledger=self.ledger,
-            lag=parts.member.lag,
-            bus_lag_s=lambda: parts.health.bus_lag_s,
-            is_ready=lambda: parts.health.is_ready,
-        )
+        self._add_gauges()
         await self._start_admin(stack, recorder)
         await parts.executor.start(parts.dispatcher.active.finished)
         end_part = self.shutdown.end_part
@@ -179,6 +171,18 @@ class Service:
         stack.push_async_callback(end_part, parts.member.stop, "consumer")
         await parts.sink.start()
         await parts.member.start()
+
+    def _add_gauges(self) -> None:
+        parts = self.parts
+        add_gauges(
+            self.metrics,
+            dispatcher=parts.dispatcher,
+            executor=parts.executor,
+            ledger=self.ledger,
+            lag=parts.member.lag,
+            bus_lag_s=lambda: parts.health.bus_lag_s,
+            is_ready=lambda: parts.health.is_ready,
+        )
 
     async def _start_admin(self, stack: contextlib.AsyncExitStack, recorder: StatusRecorder) -> None:
         settings, parts = self.settings, self.parts
