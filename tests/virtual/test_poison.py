@@ -58,7 +58,7 @@ BAD_TRACEPARENTS = {
     "a word": "yes",
     "cut": TRACEPARENT[:-1],
     "longer": TRACEPARENT + "-00",
-    "other version": "01" + TRACEPARENT[2:],
+    "a version in capitals": "CC" + TRACEPARENT[2:],
     "version ff": "ff" + TRACEPARENT[2:],
     "capitals": TRACEPARENT.upper(),
     "zero trace": f"00-{'0' * 32}-{PARENT}-01",
