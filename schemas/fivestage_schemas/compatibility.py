@@ -2,7 +2,7 @@
 
 A writer's schema fits a reader's if the reader accepts all that the writer may write. Producers of queries
 write by the schema that they were built with, and the service reads by its own; of all other events the
-service is the writer. Knows what the schemas of ``export`` contain, not all of JSON Schema.
+service is the writer. A keyword that the schemas of ``export`` do not have counts as a limit.
 """
 
 import re
@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 
 _LOWEST = ("minimum", "minLength")
 _HIGHEST = ("maximum", "maxLength")
-_EXACT = ("pattern", "format")
+_READ_OTHERWISE = {
+    *("$defs", "$id", "$ref", "$schema", "additionalProperties", "const", "default", "description"),
+    *("enum", "examples", "items", "properties", "required", "title", "type"),
+}
+"""Keywords that are no limits. All others, known or not, are compared as they are."""
 _NULL = {"null"}
 _TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 
@@ -84,9 +88,9 @@ def _changes_of(name: str, old: _Field, new: _Field, *, is_input: bool) -> Itera
 def _fits(key: str, writer: Any, reader: Any) -> bool:
     if reader is None or writer is None:
         return reader is None
-    if key in _EXACT:
-        return bool(writer == reader)
-    return bool(writer >= reader if key in _LOWEST else writer <= reader)
+    if key in _LOWEST:
+        return bool(writer >= reader)
+    return bool(writer <= reader) if key in _HIGHEST else bool(writer == reader)
 
 
 def _wider(types: frozenset[str]) -> frozenset[str]:
@@ -128,7 +132,8 @@ def _field(schema: Schema, *, nullable: bool, is_required: bool) -> _Field:
     return _Field(
         types=frozenset([types] if isinstance(types, str) else types) | (_NULL if nullable else set()),
         words=None if words is None else frozenset(map(str, words)),
-        limits={key: schema[key] for key in (*_LOWEST, *_HIGHEST, *_EXACT) if key in schema},
+        limits={key: limit for key, limit in schema.items() if key not in _READ_OTHERWISE}
+        | ({"additionalProperties": False} if schema.get("additionalProperties") is False else {}),
         is_required=is_required,
     )
 
@@ -138,9 +143,10 @@ def _inner(schema: Schema, name: str) -> Iterator[tuple[str, Schema, bool]]:
     required = schema.get("required", ())
     for field, inner in schema.get("properties", {}).items():
         yield f"{name}.{field}" if name else field, inner, field in required
-    for key, sign in (("items", "[]"), ("additionalProperties", "{}")):
-        if isinstance(schema.get(key), dict):
-            yield f"{name}{sign}", schema[key], True
+    for key, kind, sign in (("items", "array", "[]"), ("additionalProperties", "object", "{}")):
+        others: Any = schema.get(key, True)
+        if isinstance(others, dict) or (others is True and schema.get("type") in (kind, [kind, "null"])):
+            yield f"{name}{sign}", {} if others is True else others, True
 
 
 def _without_null(schema: Schema) -> tuple[Schema, bool]:

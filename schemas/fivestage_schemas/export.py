@@ -42,8 +42,8 @@ def json_schemas() -> dict[str, dict[str, Any]]:
     """Return the JSON Schema (draft 2020-12) of each event, by the names of ``EVENTS``.
 
     That of a query is for its producers: it requires what a query must have. Those of the other events are
-    for their readers: they require every field that the service always writes. Fields without a schema are
-    allowed in all of them, since later versions add some.
+    for their readers: they require every field that the service always writes, unless retained events of
+    earlier versions lack it. Fields without a schema are allowed in all, since later versions add some.
     """
     return {name: _json_schema(name, model) for name, model in EVENTS.items()}
 

@@ -256,3 +256,32 @@ async def test_what_a_node_leaves_open_is_not_called_a_failed_task() -> None:
         "message": "Unclosed client session",
         "coroutine": None,
     }
+
+
+def note(text: str) -> None:
+    """A callback of the loop."""
+    raise LookupError(text)
+
+
+async def test_what_a_callback_is_called_with_is_not_logged() -> None:
+    """The loop's message has the arguments of a callback that raises, which may be the query's text."""
+    app = Pipeline(builtins=False)
+
+    @app.decision
+    async def _choose(_query: Query, _ctx: StageContext) -> str:
+        return "notes"
+
+    @app.node("notes")
+    async def _notes(query: Query, _ctx: StageContext) -> str:
+        asyncio.get_running_loop().call_soon(note, query.user_input)
+        await asyncio.sleep(0)
+        return "noted"
+
+    with capture_logs() as log:
+        executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=LIMIT_S)
+        async with MemoryBus(app, executor=executor) as bus:
+            assert (await bus.ask("a query's text")).answer == "noted"
+    [line] = [line for line in log if line["event"] == "task of a node failed"]
+    assert line["where"] == f"{__file__}:{note.__code__.co_firstlineno + 2}"
+    assert line["message"].startswith("Exception in callback ")
+    assert "a query's text" not in str(log)

@@ -114,6 +114,13 @@ CHANGES = [
     ("$defs/PipelineStatus", {"enum": ["success", "error", "timeout"]},
      "status is never expired", False, True),
     ("$defs/PipelineStatus", {"enum": None}, "status may be any", True, False),
+    ("properties/confidence", {"exclusiveMinimum": 0},
+     "confidence has exclusiveMinimum 0, was None", False, True),
+    ("properties/stages", {"maxItems": 5}, "stages has maxItems 5, was None", False, True),
+    ("", {"additionalProperties": False}, " has additionalProperties False, was None", False, True),
+    ("properties/answer", {"anyOf": [{"type": "string"}, {"type": "number"}]},
+     "answer has anyOf [{'type': 'string'}, {'type': 'number'}], was None", False, True),
+    ("properties/stages", {"items": None}, "stages[] is any, was object", True, False),
     ("$defs/Attempt/properties/duration_ms", {"type": "integer"},
      "stages[].attempts[].duration_ms is integer, was number", False, True),
     ("properties/schema_version", {"const": "2"}, "schema_version may be 2 and is never 1", True, True),
@@ -192,6 +199,7 @@ def test_check_says_what_breaks(tmp_path: Path) -> None:
         "{",
         "[]",
         "{}",
+        '{"properties": ' + "[" * 5000 + "]" * 5000 + "}",
         '{"properties": []}',
         '{"properties": {"a": 1}}',
         '{"properties": {"a": {"$ref": "#/$defs/b"}}}',
@@ -213,3 +221,4 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, [line] = invoke("export", tmp_path / "file")
     assert (code, line) == (2, f"fivestage: cannot write to {tmp_path / 'file'}: File exists")
+    assert invoke("check", tmp_path / "file") == (2, [f"fivestage: {tmp_path / 'file'} is no folder"])

@@ -243,7 +243,7 @@ stall_ms = 50
 
 def test_lists_in_variables_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both settings that take a list, also in the form of a file."""
-    monkeypatch.setenv("FIVESTAGE_TOPICS__QUERIES", '["mine", "yours"]')
+    monkeypatch.setenv("FIVESTAGE_TOPICS__QUERIES", ' ["mine", "yours"]')
     monkeypatch.setenv("FIVESTAGE_LANES", '["prod", "canary"]')
     settings = Settings.load(None)
     assert (settings.topics.inputs, set(settings.lanes)) == (("mine", "yours"), {"prod", "canary"})

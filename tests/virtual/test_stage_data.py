@@ -10,8 +10,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import BaseModel
 
 from fivestage import Orchestrator, Pipeline, Query
+from fivestage.core.codec.data_json import LARGE_BYTES, as_json
 from fivestage.core.job import Job
 from fivestage_schemas import StageType
 
@@ -179,3 +181,123 @@ async def test_an_answer_beside_data_that_is_too_large() -> None:
     app = app_of({"answer": Decimal("0.10"), "log": "x" * 1000}, seen)
     result = await Orchestrator(app, max_data_bytes=100).process_query("x")
     assert (result.error_type, seen[0], result.stages[2].data) == ("result_too_large", "0.10", None)
+
+
+@pytest.mark.parametrize(("size", "rows"), [(10, 1), (10, 200), (20_000, 1)])
+async def test_data_of_any_size_is_copied(size: int, rows: int) -> None:
+    """Also data too large for an event, which the next stages get all the same."""
+    app = empty_app()
+    cached = {"intent": "x", "text": "a" * size, "rows": ["b" * 60] * rows, "users": []}
+
+    @app.intent
+    async def intent(_query: Query, _ctx: StageContext) -> Any:
+        return cached
+
+    @app.node("main")
+    async def main(query: Query, ctx: StageContext) -> Any:
+        ctx.results["intent"]["users"].append(query.user_input)
+        return ctx.results["intent"]["users"]
+
+    orchestrator = Orchestrator(app, max_data_bytes=5000)
+    for user in ("ann", "bob"):
+        result = await orchestrator.process_query(user)
+        assert (result.answer, result.status) == ([user], "success")
+    assert cached["users"] == []
+
+
+async def test_a_large_answer_is_copied_only_for_code_of_the_author() -> None:
+    """A copy of a MB blocks the loop; the built-in stages change nothing."""
+    rows = [[number] for number in range(LARGE_BYTES // 4)]
+    seen: list[Any] = []
+    for app in (Pipeline(), app_of(rows, seen)):
+        app.node("main", intents={"general"})(returning(rows))
+        app.decision(returning("main"))
+        result = await Orchestrator(app).process_query("x")
+        assert result.answer == rows
+    assert (seen[0] == rows, seen[0] is rows, seen[0][0] is rows[0]) == (True, False, False)
+    data, data_json = as_json(rows, None, copies_large=False)
+    assert (data is rows, len(data_json or b"") > LARGE_BYTES) == (True, True)
+
+
+async def test_a_further_attempt_sees_what_the_first_one_saw() -> None:
+    """A node that fails may have changed its own copy of what earlier stages returned."""
+    app = empty_app()
+
+    @app.intent
+    async def intent(_query: Query, _ctx: StageContext) -> Any:
+        return {"intent": "x", "scopes": []}
+
+    @app.node("main", intents={"x"})
+    async def main(_query: Query, ctx: StageContext) -> Any:
+        ctx.results["intent"]["scopes"].append("main")
+        raise LookupError
+
+    @app.node("other", intents={"x"})
+    async def other(_query: Query, ctx: StageContext) -> Any:
+        return {"answer": ctx.results["intent"]["scopes"]}
+
+    result = await Orchestrator(app).process_query("x")
+    assert (result.node, result.answer) == ("other", [])
+
+
+async def test_the_context_of_a_query_is_its_own() -> None:
+    """What a node changes in it is not in the caller's object, nor in the next query with it."""
+    app, context = empty_app(), {"users": ["ann"]}
+
+    @app.node("main")
+    async def main(query: Query, _ctx: StageContext) -> Any:
+        query.context["users"].append("main")
+        return query.context["users"]
+
+    for _ in range(2):
+        result = await Orchestrator(app).process_query("x", context=context)
+        assert (result.answer, context) == (["ann", "main"], {"users": ["ann"]})
+
+
+class Reply(BaseModel):
+    """What a node may return."""
+
+    answer: str
+    confidence: float
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Reply(answer="x", confidence=0.4),
+        {"answer": Decimal("0.10"), "confidence": 0.4},
+        {"answer": 1, "confidence": float("nan")},
+        {"answer": float("inf")},
+        ("x", 1),
+    ],
+    ids=repr,
+)
+async def test_an_offer_is_read_as_what_is_returned(value: Any) -> None:
+    """The same answer and confidence, whichever of the two counts."""
+    app = empty_app()
+
+    @app.node("main")
+    async def main(query: Query, ctx: StageContext) -> Any:
+        if query.user_input == "return":
+            return value
+        ctx.offer(value)
+        await asyncio.sleep(60)
+        return None
+
+    orchestrator = Orchestrator(app)
+    returned = await orchestrator.process_query("return")
+    offered = await orchestrator.process_query("offer")
+    assert (offered.answer, offered.confidence, offered.partial) == (
+        returned.answer,
+        returned.confidence,
+        True,
+    )
+
+
+def returning(value: Any) -> Any:
+    """A stage that returns a value."""
+
+    async def stage(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        return value
+
+    return stage

@@ -66,7 +66,7 @@ def _sources(config: Path | None, bootstrap: str | None) -> list[tuple[str, set[
     """Return the keys that each source sets, strongest source first."""
     from fivestage.setting_sources import flattened, read_toml, variables
 
-    from_file = {key for key, _ in flattened(read_toml(config))} if config else set()
+    from_file = {key for key, value in flattened(read_toml(config)) if value != {}} if config else set()
     command_line = {"kafka.bootstrap_servers"} if bootstrap else set()
     return [("command line", command_line), ("environment", set(variables())), (str(config), from_file)]
 

@@ -61,7 +61,7 @@ def check(
     for name, old, new in _pairs(folder, json_schemas()):
         try:
             found = changes(old, new, is_input=name == "query_event")
-        except (AttributeError, KeyError, TypeError):
+        except (AttributeError, KeyError, RecursionError, TypeError):
             raise ConfigurationError(f"{folder}/{name}.json is not the JSON Schema of an event") from None
         for change in found:
             print(f"{name}: {change.field or 'the event'} {change.what}{' (breaks)' * change.breaks}")
@@ -74,6 +74,8 @@ def check(
 
 def _pairs(folder: Path, schemas: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """The name of each schema in the folder, the schema there, and that of this version."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"{folder} is no folder")
     pairs = [
         (name, _read(path), new)
         for name, new in schemas.items()
@@ -89,7 +91,7 @@ def _read(path: Path) -> Any:
         schema = json.loads(path.read_bytes())
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
+    except (RecursionError, ValueError):
         raise ConfigurationError(f"{path} is not JSON") from None
     if not isinstance(schema, dict) or "properties" not in schema:
         raise ConfigurationError(f"{path} is not the JSON Schema of an event")

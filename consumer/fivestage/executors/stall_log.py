@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 LOG_EVERY_S: Final = 5.0
 """Least seconds between two log lines about one place in the code; the metric counts every stall."""
 NO_CPU: Final = "the loop was ready, but got no CPU"
-ADVICE: Final = "code that blocks belongs in a def, or in ctx.run_sync; in one, it keeps the interpreter lock"
+ADVICE: Final = (
+    "code that blocks belongs in a def, or in ctx.run_sync; "
+    "a def blocks only while it holds the interpreter lock"
+)
 _SELECTORS: Final = f"{selectors.__file__}:"
 MAX_LOGGED: Final = 256
 """Most places remembered; after that all may be logged again."""

@@ -164,7 +164,7 @@ class TopicSettings(Section):
     @field_validator("queries", mode="before")
     @classmethod
     def _joined(cls, given: Any) -> Any:
-        if isinstance(given, str) and given.startswith("["):  # a list in a variable is JSON
+        if isinstance(given, str) and given.lstrip().startswith("["):  # a list in a variable is JSON
             with contextlib.suppress(ValueError):
                 given = json.loads(given)
         return ",".join(given) if _is_list_of_names(given) else given

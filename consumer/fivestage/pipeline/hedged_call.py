@@ -211,7 +211,7 @@ class HedgedCalls(NodeCalls):
             if budget.take(now):
                 attempt = max(self._history.attempt, first.ctx.attempt + 1)
                 ctx = replace(first.ctx, node=name, attempt=attempt, last_offer=None)
-                ctx.results = dict(first.ctx.results)
+                ctx.results = self._results()
                 tried.append(name)
                 flying.append(self._launch(spec, node, ctx, granted_s, slot, first))
             elif slot is not None:

@@ -125,9 +125,17 @@ class JobCalls:
 
     def _separate(self) -> None:
         """Give the next attempt a context of its own: what an abandoned call still offers has no effect."""
-        ctx = self._ctx
-        self._ctx = replace(ctx, attempt=self._history.attempt, last_offer=None, results=dict(ctx.results))
+        attempt, results = self._history.attempt, self._results()
+        self._ctx = replace(self._ctx, attempt=attempt, last_offer=None, results=results)
         name_calls(self._job.query, self._ctx)
+
+    def _results(self) -> dict[str, Any]:
+        """What stages have returned, for a further attempt: another may have changed its own copy."""
+        results = dict(self._ctx.results)
+        for run in self._history.runs:
+            if run.success and run.data_json is not None:
+                results[run.spec.stage_type] = json.loads(run.data_json)
+        return results
 
     def _grant(self, spec: StageSpec) -> tuple[float, str | None]:
         """Seconds that a call may take now, and the reason not to make it, if there is one."""
@@ -151,6 +159,7 @@ class JobCalls:
         """Run the coroutine of a stage until *ends_at*."""
         spec, bounds = running.spec, self._bounds
         bounds.check = self._check_decision if spec.stage_type is _DECISION else None
+        bounds.copies_large = spec.stage_type is _INTENT or self._app.reads_answers
         result = bounds.start(call, running.started_at, ends_at)
         return self._ended(running, result) if isinstance(result, CallResult) else self._wait(running, result)
 

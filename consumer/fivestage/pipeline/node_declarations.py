@@ -36,6 +36,8 @@ class NodeDeclarations:
         self._nodes: dict[str, Node] = {}
         self.batch_nodes: set[str] = set()
         """The names of those nodes that were declared with ``batch_node``."""
+        self.reads_answers = False
+        """Whether code of the author's sees answers after processing: a stage, or a node's ``validate``."""
 
     @names_arguments
     def node(
@@ -58,9 +60,8 @@ class NodeDeclarations:
         executor's threads.
 
         In what any stage returns, Pydantic models, dataclasses, sets, decimals, times, and numpy's scalars
-        and arrays are JSON too (a model as ``model_dump(mode="json")``); bytes are not. Later stages see the
-        JSON: a dict instead of a model, a list instead of an array. Only tuples, UUIDs and members of an Enum
-        may stay what they are, inside a value that is otherwise JSON.
+        and arrays are JSON too (a model as ``model_dump(mode="json")``); bytes are not. Later stages see a
+        copy of the JSON: a dict instead of a model, a list instead of a tuple or an array.
 
         A later declaration of the same name replaces the earlier one, with a warning in the log unless that
         was a built-in node.
@@ -220,6 +221,7 @@ class NodeDeclarations:
             fields = {"event": "node registered twice", "node": name, "where": new, "replaced": old}
             log.warning("node %r at %s replaces the one at %s", name, new, old, extra=fields)
         self._nodes[name] = node
+        self.reads_answers = self.reads_answers or node.validate is not None
         self.batch_nodes.discard(name)
         if node.handler.batch is not None:
             self.batch_nodes.add(name)

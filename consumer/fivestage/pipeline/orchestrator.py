@@ -8,6 +8,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Self
 
 from fivestage._asyncio import wait_at_most
+from fivestage.core.codec.data_json import as_json
 from fivestage.core.codec.encode import Encoder
 from fivestage.core.codec.event_json import Envelope, EventJson
 from fivestage.core.deadline import DEADLINE_HEADER
@@ -172,7 +173,9 @@ class Orchestrator:
         loop = asyncio.get_running_loop()
         now = loop.time()
         total_s = self.plan.total_s if budget_ms is None else min(self.plan.total_s, budget_ms / 1000)
-        query = Query(query_id, user_input, lane, event.context or {})
+        # A copy, as from Kafka: no query may see another's changes.
+        own_context = as_json(event.context, None)[0] if event.context else {}
+        query = Query(query_id, user_input, lane, own_context)
         ends_at, allowed = now + total_s, event.allow_partial
         job = Job(query, self.plan, started_at=now, ends_at=ends_at, due_at=ends_at, allow_partial=allowed)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)

@@ -231,7 +231,9 @@ def test_wrong_setting(fivestage: Fivestage, folder: Path) -> None:
 
 def test_config_show(fivestage: Fivestage, folder: Path) -> None:
     """Every value is shown with its source; secrets are masked."""
-    (folder / "f.toml").write_text('lane = "canary"\n[kafka]\ngroup_id = "from-file"\nclient_id = "mine"\n')
+    (folder / "f.toml").write_text(
+        'lane = "canary"\n[kafka]\ngroup_id = "from-file"\nclient_id = "mine"\n[topics]\n'
+    )
     ran = fivestage(
         *("config", "show", "--config", "f.toml", "--bootstrap", "localhost:1"),
         KAFKA__GROUP_ID="from-environment",

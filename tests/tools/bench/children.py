@@ -31,8 +31,13 @@ def run_verb(main: Callable[[], Awaitable[int | None]]) -> NoReturn:
     """Run a verb; on SIGTERM, end its processes first: a service left over disturbs what runs next."""
 
     async def until_terminated() -> int | None:
-        running = asyncio.ensure_future(main())
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+        running, loop = asyncio.ensure_future(main()), asyncio.get_running_loop()
+
+        def end() -> None:
+            loop.add_signal_handler(signal.SIGTERM, lambda: None)  # a second one must not end the clean-up
+            running.cancel()
+
+        loop.add_signal_handler(signal.SIGTERM, end)
         return await running
 
     try:
@@ -144,10 +149,12 @@ class Child:
         assert self._process is not None
         if self._process.returncode is None:
             self._process.send_signal(number)
+        try:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), limit_s)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         code = await self._process.wait()
         if self._reading is not None:
             await asyncio.wait({self._reading}, timeout=5)

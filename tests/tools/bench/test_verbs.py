@@ -99,21 +99,25 @@ def test_a_verb_that_is_terminated_leaves_no_process(tmp_path: Path) -> None:
     environment = {**os.environ, "FIVESTAGE_BENCH_OUT": str(tmp_path)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as verb:
         try:
-            until(lambda: any(SERVICE in command for command in _with_environment(tmp_path)), "the service")
+            until(
+                lambda: any(SERVICE in line for line in _with_environment(tmp_path).values()), "the service"
+            )
             verb.terminate()
             assert verb.wait(LIMIT_S) == TERMINATED
             until(lambda: not _with_environment(tmp_path), "the end of its processes")
         finally:
             verb.kill()
+            for process in _with_environment(tmp_path):
+                os.kill(process, signal.SIGKILL)
 
 
-def _with_environment(folder: Path) -> list[bytes]:
-    """The command lines of all processes that have a folder in their environment."""
-    found = []
+def _with_environment(folder: Path) -> dict[int, bytes]:
+    """The command lines, by process id, of all processes that have a folder in their environment."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is of another user
             if bytes(folder) in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_bytes())
+                found[int(process.name)] = (process / "cmdline").read_bytes()
     return found
 
 
