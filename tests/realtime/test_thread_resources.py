@@ -13,7 +13,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from fivestage import Orchestrator, Pipeline, ResourceError
+from fivestage import Orchestrator, Pipeline, Plan, ResourceError
 from fivestage.core.observer import Observer
 from fivestage.executors import ThreadExecutor
 from fivestage.settings import Settings
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fivestage import Query, StageContext
 
 pytestmark = pytest.mark.realtime
+PATIENT = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms=dict.fromkeys(StageType, 60_000))
 
 
 class Client:
@@ -102,7 +103,7 @@ class Shop:
         limit_ms = round(LIMIT_S * 1000)
         limits = {"total_timeout_ms": limit_ms, "stage_timeouts_ms": dict.fromkeys(StageType, limit_ms)}
         settings = Settings.model_validate({"pipeline": limits})
-        orchestrator = Orchestrator(self.app, start_timeout_ms=start_timeout_ms)
+        orchestrator = Orchestrator(self.app, plan=PATIENT, start_timeout_ms=start_timeout_ms)
         executor = ThreadExecutor(orchestrator, observer=observer or Observer(), stall_s=0.3, spares=spares)
         async with MemoryBus(self.app, settings=settings, executor=executor) as bus:
             yield bus
@@ -166,7 +167,7 @@ async def test_queries_wait_for_a_worker_that_opens_its_resources() -> None:
 async def test_a_replacement_whose_resources_do_not_open() -> None:
     """It is replaced too, and the counted reason has no text of the error."""
     shop, observer = Shop(), Replacements()
-    async with shop.running(start_timeout_ms=300, observer=observer) as bus:
+    async with shop.running(start_timeout_ms=2000, observer=observer) as bus:
         shop.failures = [ConnectionRefusedError("the database is away") for _ in range(100)]
         bus.put(orjson.dumps({"query_id": "culprit", "user_input": "blocks"}))
         await until(lambda: observer.reasons, "the replacement has ended")
@@ -246,7 +247,7 @@ async def test_what_a_node_leaves_open_is_not_called_a_failed_task() -> None:
         return "forgot"
 
     with capture_logs() as log:
-        executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=LIMIT_S)
+        executor = ThreadExecutor(Orchestrator(app, plan=PATIENT), observer=Observer(), stall_s=LIMIT_S)
         async with MemoryBus(app, executor=executor) as bus:
             assert (await bus.ask("any")).answer == "forgot"
     [line] = [line for line in log if line["event"] == "reported by the event loop"]
@@ -278,7 +279,7 @@ async def test_what_a_callback_is_called_with_is_not_logged() -> None:
         return "noted"
 
     with capture_logs() as log:
-        executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=LIMIT_S)
+        executor = ThreadExecutor(Orchestrator(app, plan=PATIENT), observer=Observer(), stall_s=LIMIT_S)
         async with MemoryBus(app, executor=executor) as bus:
             assert (await bus.ask("text of a query")).answer == "noted"
     [line] = [line for line in log if line["event"] == "task of a node failed"]
