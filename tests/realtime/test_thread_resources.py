@@ -13,7 +13,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from fivestage import Orchestrator, Pipeline, Plan, ResourceError
+from fivestage import Orchestrator, Pipeline, ResourceError
 from fivestage.core.observer import Observer
 from fivestage.executors import ThreadExecutor
 from fivestage.settings import Settings
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from fivestage import Query, StageContext
 
 pytestmark = pytest.mark.realtime
-PATIENT = Plan.of(total_timeout_ms=60_000, stage_timeouts_ms=dict.fromkeys(StageType, 60_000))
+LIMIT_MS = round(LIMIT_S * 1000)
+PATIENT = Settings.model_validate(
+    {"pipeline": {"total_timeout_ms": LIMIT_MS, "stage_timeouts_ms": dict.fromkeys(StageType, LIMIT_MS)}}
+)
 
 
 class Client:
@@ -100,12 +103,9 @@ class Shop:
         self, *, spares: int = 0, start_timeout_ms: int = 60_000, observer: Observer | None = None
     ) -> AsyncIterator[MemoryBus]:
         """Run the app on a thread executor."""
-        limit_ms = round(LIMIT_S * 1000)
-        limits = {"total_timeout_ms": limit_ms, "stage_timeouts_ms": dict.fromkeys(StageType, limit_ms)}
-        settings = Settings.model_validate({"pipeline": limits})
-        orchestrator = Orchestrator(self.app, plan=PATIENT, start_timeout_ms=start_timeout_ms)
+        orchestrator = Orchestrator(self.app, start_timeout_ms=start_timeout_ms)
         executor = ThreadExecutor(orchestrator, observer=observer or Observer(), stall_s=0.3, spares=spares)
-        async with MemoryBus(self.app, settings=settings, executor=executor) as bus:
+        async with MemoryBus(self.app, settings=PATIENT, executor=executor) as bus:
             yield bus
             self.go.set()
 
@@ -243,12 +243,11 @@ async def test_what_a_node_leaves_open_is_not_called_a_failed_task() -> None:
     @app.node("forgets")
     async def _forget(_query: Query, _ctx: StageContext) -> str:
         aiohttp.ClientSession()
-        gc.collect()
         return "forgot"
 
     with capture_logs() as log:
-        executor = ThreadExecutor(Orchestrator(app, plan=PATIENT), observer=Observer(), stall_s=LIMIT_S)
-        async with MemoryBus(app, executor=executor) as bus:
+        executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=LIMIT_S)
+        async with MemoryBus(app, executor=executor, settings=PATIENT) as bus:
             assert (await bus.ask("any")).answer == "forgot"
     [line] = [line for line in log if line["event"] == "reported by the event loop"]
     assert line == {
@@ -279,8 +278,8 @@ async def test_what_a_callback_is_called_with_is_not_logged() -> None:
         return "noted"
 
     with capture_logs() as log:
-        executor = ThreadExecutor(Orchestrator(app, plan=PATIENT), observer=Observer(), stall_s=LIMIT_S)
-        async with MemoryBus(app, executor=executor) as bus:
+        executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=LIMIT_S)
+        async with MemoryBus(app, executor=executor, settings=PATIENT) as bus:
             assert (await bus.ask("text of a query")).answer == "noted"
     [line] = [line for line in log if line["event"] == "task of a node failed"]
     assert line["where"] == f"{__file__}:{note.__code__.co_firstlineno + 2}"
