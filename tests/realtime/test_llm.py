@@ -28,6 +28,7 @@ from fivestage.settings import Settings
 from fivestage_schemas import Outcome, PipelineResult, PipelineStatus, StageType
 from support.chat_server import ChatServer
 from support.documents import blocks, section, text_of
+from support.jobs import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -89,8 +90,8 @@ async def test_answers_that_fail(client: ChatClient, question: str, error: Excep
 async def test_a_timeout(client: ChatClient, server: ChatServer) -> None:
     """The time is for all of the answer, and the connection is closed at its end."""
     with pytest.raises(TimeoutError):
-        await parts_of(client, "stall some words", timeout_s=0.05)
-    await server.cancelled.wait()
+        await parts_of(client, "stall some words", timeout_s=2)  # the server has it by then
+    await until(server.cancelled.is_set, "the server's request is cancelled")
 
 
 async def test_a_server_that_is_not_there() -> None:
@@ -219,11 +220,11 @@ async def test_a_question_that_the_model_does_not_take(server: ChatServer) -> No
 
 async def test_a_partial_answer(server: ChatServer) -> None:
     """What was streamed until the limit of the stage is the answer of the result that came too late."""
-    result = await ask(app_of(server.url, has_rules=False), "stall four and twenty", processing_ms=300)
+    result = await ask(app_of(server.url, has_rules=False), "stall four and twenty", processing_ms=1500)
     assert (result.status, result.partial, result.answer) == (
         PipelineStatus.TIMEOUT, True, "four and twenty",
     )  # fmt: skip
-    await server.cancelled.wait()
+    await until(server.cancelled.is_set, "the server's request is cancelled")
 
 
 async def test_an_answer_that_breaks_off_is_partial(server: ChatServer) -> None:
