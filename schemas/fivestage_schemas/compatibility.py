@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 _LOWEST = ("minimum", "minLength")
 _HIGHEST = ("maximum", "maxLength")
 _READ_OTHERWISE = {
-    *("$defs", "$id", "$ref", "$schema", "additionalProperties", "const", "default", "description"),
-    *("enum", "examples", "items", "properties", "required", "title", "type"),
+    *("$comment", "$defs", "$id", "$ref", "$schema", "additionalProperties", "const", "default"),
+    *("deprecated", "description", "enum", "examples", "items", "properties", "readOnly", "required"),
+    *("title", "type", "writeOnly"),
 }
 """Keywords that are no limits. All others, known or not, are compared as they are."""
 _NULL = {"null"}
@@ -127,15 +128,19 @@ def _fields(
 
 
 def _field(schema: Schema, *, nullable: bool, is_required: bool) -> _Field:
-    types = schema.get("type", _TYPES)
     words = [schema["const"]] if "const" in schema else schema.get("enum")
     return _Field(
-        types=frozenset([types] if isinstance(types, str) else types) | (_NULL if nullable else set()),
+        types=_types_of(schema) | (_NULL if nullable else set()),
         words=None if words is None else frozenset(map(str, words)),
         limits={key: limit for key, limit in schema.items() if key not in _READ_OTHERWISE}
         | ({"additionalProperties": False} if schema.get("additionalProperties") is False else {}),
         is_required=is_required,
     )
+
+
+def _types_of(schema: Schema) -> frozenset[str]:
+    types = schema.get("type", _TYPES)
+    return frozenset([types] if isinstance(types, str) else types)
 
 
 def _inner(schema: Schema, name: str) -> Iterator[tuple[str, Schema, bool]]:
@@ -145,8 +150,8 @@ def _inner(schema: Schema, name: str) -> Iterator[tuple[str, Schema, bool]]:
         yield f"{name}.{field}" if name else field, inner, field in required
     for key, kind, sign in (("items", "array", "[]"), ("additionalProperties", "object", "{}")):
         others: Any = schema.get(key, True)
-        if isinstance(others, dict) or (others is True and schema.get("type") in (kind, [kind, "null"])):
-            yield f"{name}{sign}", {} if others is True else others, True
+        if isinstance(others, dict) or (others is True and {kind} <= _types_of(schema) <= {kind, "null"}):
+            yield f"{name}{sign}", {} if others is True else others, False
 
 
 def _without_null(schema: Schema) -> tuple[Schema, bool]:

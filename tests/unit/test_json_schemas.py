@@ -121,6 +121,8 @@ CHANGES = [
     ("properties/answer", {"anyOf": [{"type": "string"}, {"type": "number"}]},
      "answer has anyOf [{'type': 'string'}, {'type': 'number'}], was None", False, True),
     ("properties/stages", {"items": None}, "stages[] is any, was object", True, False),
+    ("", {"deprecated": True, "properties": SCHEMAS["pipeline_result"]["properties"] | {"late": {}}},
+     "late was added", False, False),
     ("$defs/Attempt/properties/duration_ms", {"type": "integer"},
      "stages[].attempts[].duration_ms is integer, was number", False, True),
     ("properties/schema_version", {"const": "2"}, "schema_version may be 2 and is never 1", True, True),

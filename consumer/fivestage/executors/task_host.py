@@ -141,8 +141,8 @@ def report_wait(pool: object, job: Job, history: StageHistory, times: tuple[floa
 def log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what a loop reports of a node's own tasks and clients, without texts that may be of a query."""
     error = context.get("exception")
-    # What follows < or ( describes objects, or is what a callback is called with.
-    message = re.split("[<(]", str(context.get("message", "")), maxsplit=1)[0][:80]
+    # What follows describes objects, a callback, or what it is called with.
+    message = re.split("(?<=callback) |[<(]", str(context.get("message", "")), maxsplit=1)[0][:80]
     task = context.get("task") or context.get("future")
     coroutine = getattr(task.get_coro(), "__qualname__", None) if isinstance(task, asyncio.Task) else None
     if error is None:  # such as a client session that was not closed, or a task that was dropped

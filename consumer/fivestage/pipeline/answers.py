@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
-from fivestage.core.codec.data_json import as_json, limited_json
+from fivestage.core.codec.data_json import as_json
 from fivestage.core.offer import Offer
 
 
@@ -33,7 +33,7 @@ def offer_of(answer: Any, confidence: Any, *, node: str | None, max_bytes: int |
         raise TypeError(f"confidence must be a number from 0 to 1, got {type(confidence).__name__}")
     data, data_json = as_json(answer, max_bytes)
     answer, stated = answer_of(data)
-    answer_json = data_json if answer is data else limited_json(answer, max_bytes)
+    answer_json = data_json if answer is data else as_json(answer, max_bytes)[1]
     if answer_json is None:
         raise ValueError(f"the offered answer takes more than {max_bytes} bytes as JSON; offer a shorter one")
     if confidence is not None:

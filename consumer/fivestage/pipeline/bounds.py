@@ -44,8 +44,7 @@ class Bounds:
 
     __slots__ = (
         "_call", "_key", "_watch_at", "_watched_by", "cancelled_outside", "cells", "check",
-        "clock", "copies_large", "excused", "forks", "latest", "loop", "max_bytes", "number", "retry_on",
-        "task",
+        "clock", "excused", "forks", "latest", "loop", "max_bytes", "number", "retry_on", "task",
     )  # fmt: skip
 
     def __init__(
@@ -68,8 +67,6 @@ class Bounds:
         self.latest = latest
         self.check: Callable[[Any], None] | None = None
         """Raises if the next call's data is not what its stage must return."""
-        self.copies_large = True
-        """See ``as_json``, of the next call."""
         self.excused: tuple[type[BaseException], ...] = ()
         """Exceptions of the next call that are not failures."""
         self.retry_on: tuple[type[BaseException], ...] = ()
@@ -161,7 +158,7 @@ class Bounds:
             try:
                 if self.check is not None:
                     self.check(data)
-                data, data_json = as_json(data, self.max_bytes, copies_large=self.copies_large)
+                data, data_json = as_json(data, self.max_bytes)
             except BaseException as raised:  # noqa: BLE001 - the data may be of a class of the user's own
                 failed = CallResult.of_error(raised)
         ended_at = self.clock()

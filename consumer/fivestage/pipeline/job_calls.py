@@ -159,7 +159,6 @@ class JobCalls:
         """Run the coroutine of a stage until *ends_at*."""
         spec, bounds = running.spec, self._bounds
         bounds.check = self._check_decision if spec.stage_type is _DECISION else None
-        bounds.copies_large = spec.stage_type is _INTENT or self._app.reads_answers
         result = bounds.start(call, running.started_at, ends_at)
         return self._ended(running, result) if isinstance(result, CallResult) else self._wait(running, result)
 

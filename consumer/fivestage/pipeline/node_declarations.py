@@ -36,8 +36,6 @@ class NodeDeclarations:
         self._nodes: dict[str, Node] = {}
         self.batch_nodes: set[str] = set()
         """The names of those nodes that were declared with ``batch_node``."""
-        self.reads_answers = False
-        """Whether code of the author's sees answers after processing: a stage, or a node's ``validate``."""
 
     @names_arguments
     def node(
@@ -221,7 +219,6 @@ class NodeDeclarations:
             fields = {"event": "node registered twice", "node": name, "where": new, "replaced": old}
             log.warning("node %r at %s replaces the one at %s", name, new, old, extra=fields)
         self._nodes[name] = node
-        self.reads_answers = self.reads_answers or node.validate is not None
         self.batch_nodes.discard(name)
         if node.handler.batch is not None:
             self.batch_nodes.add(name)

@@ -174,8 +174,7 @@ class Orchestrator:
         now = loop.time()
         total_s = self.plan.total_s if budget_ms is None else min(self.plan.total_s, budget_ms / 1000)
         # A copy, as from Kafka: no query may see another's changes.
-        own_context = as_json(event.context, None)[0] if event.context else {}
-        query = Query(query_id, user_input, lane, own_context)
+        query = Query(query_id, user_input, lane, _copied(event.context) if event.context else {})
         ends_at, allowed = now + total_s, event.allow_partial
         job = Job(query, self.plan, started_at=now, ends_at=ends_at, due_at=ends_at, allow_partial=allowed)
         envelope = Envelope(NOT_FROM_KAFKA, query.query_id, lane, started_wall=time.time(), started_at=now)
@@ -262,3 +261,12 @@ async def run_with_timeout(
     )
     envelope = Envelope(NOT_FROM_KAFKA, "local", "prod", started_wall=time.time(), started_at=clock())
     return StageResult.model_validate_json(EventJson(envelope).stage(run))
+
+
+def _copied(context: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a query's context, as from Kafka: no query may see what another one changed in it."""
+    try:
+        copied: dict[str, Any] = as_json(context, None)[0]
+    except TypeError as error:
+        raise ValueError(f"context: {error}") from None
+    return copied

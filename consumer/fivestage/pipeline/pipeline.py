@@ -11,7 +11,7 @@ Example:
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from fivestage.errors import InvalidAppError
 from fivestage.nodes import builtin_nodes, builtin_stages
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from fivestage.pipeline.context import Query, StageContext
 
 log = logging.getLogger("fivestage.app")
-
-_AFTER_PROCESSING: Final = frozenset({StageType.VALIDATION, StageType.REFLECTION})
 
 Model = TypeVar("Model", bound="BaseModel")
 StageFunction = TypeVar("StageFunction", bound="Callable[[Query, StageContext[Any]], Any]")
@@ -155,5 +153,4 @@ class Pipeline(NodeDeclarations, ResourceDeclarations):
             log.warning("stage %r at %s replaces the one at %s", name, new, old, extra=fields)
         self._stages[stage_type] = handler
         self._declared.add(stage_type)
-        self.reads_answers = self.reads_answers or stage_type in _AFTER_PROCESSING
         return function

@@ -12,7 +12,6 @@ _OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | o
 """Dataclasses and times raise TypeError: ``plain`` then converts them, so that later stages see the data of
 the event."""
 
-LARGE_BYTES: Final = 64 * 1024
 _UNCHANGED: Final = frozenset({str, bool, int, type(None)})
 """Classes of data that nothing can change, and that are the same in the event."""
 
@@ -51,39 +50,23 @@ def _has_longer_text(data: Any, max_bytes: int) -> bool:
     return any(isinstance(part, str) and len(part) > max_bytes for part in parts)
 
 
-def as_json(data: Any, max_bytes: int | None, *, copies_large: bool = True) -> tuple[Any, bytes | None]:
+def as_json(data: Any, max_bytes: int | None) -> tuple[Any, bytes | None]:
     """Encode what a stage returned; return the data for later stages, and its JSON (None if too large).
 
     Later stages get a copy as in the event, as they do where the query has been moved to another loop. So
-    what they do to it changes no object that the author keeps, such as one in a cache.
-
-    Args:
-        data: What the stage returned.
-        max_bytes: The most bytes that its JSON may take; None = no limit.
-        copies_large: Whether to copy more than LARGE_BYTES too, which takes 15 ms for a MB of small values:
-            needed only where code of the author's sees it afterwards.
+    what they do to it changes no object that the author keeps, such as one in a cache. Data that is too large
+    is not copied: that could take seconds.
 
     Raises:
         TypeError, ValueError: *data* has no JSON form; the text of a TypeError names the path and the type.
     """
     if max_bytes is not None and _has_longer_text(data, max_bytes):
-        return _copied_beside_texts(data, max_bytes), None
+        return data, None
     try:
         encoded = orjson.dumps(data, option=_OPTIONS)
     except TypeError:  # of a class that orjson does not know, or an integer too large for it
         data = plain(data)
         return data, limited_json(data, max_bytes)
-    size = len(encoded)
-    if type(data) not in _UNCHANGED and (copies_large or size <= LARGE_BYTES):
-        data = orjson.loads(encoded)
-    return data, encoded if max_bytes is None or size <= max_bytes else None
-
-
-def _copied_beside_texts(data: Any, max_bytes: int) -> Any:
-    """Copy data with texts of more than *max_bytes* characters, but for these."""
-    if not isinstance(data, dict):
-        return data
-    return {
-        key: part if isinstance(part, str) and len(part) > max_bytes else as_json(part, None)[0]
-        for key, part in data.items()
-    }
+    if max_bytes is not None and len(encoded) > max_bytes:
+        return data, None
+    return (data if type(data) in _UNCHANGED else orjson.loads(encoded)), encoded
