@@ -22,11 +22,12 @@ from fivestage_schemas import StageType
 from support.jobs import LIMIT_S, Replacements, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from fivestage import Query, StageContext
 
 pytestmark = pytest.mark.realtime
+TEXT = "text of a query"
 LIMIT_MS = round(LIMIT_S * 1000)
 PATIENT = Settings.model_validate(
     {"pipeline": {"total_timeout_ms": LIMIT_MS, "stage_timeouts_ms": dict.fromkeys(StageType, LIMIT_MS)}}
@@ -196,60 +197,54 @@ async def test_a_resource_that_does_not_open_ends_the_start() -> None:
     assert shop.log == ["open model", "close model"]
 
 
-async def test_a_clean_up_that_fails_is_logged() -> None:
-    """What a task of a node raises when its worker ends is logged, by its class."""
-    app, tasks, started = Pipeline(builtins=False), set(), threading.Event()
-
-    async def linger() -> None:
-        started.set()
-        try:
-            await asyncio.sleep(LIMIT_S)
-        finally:
-            raise LookupError("text of a query")
+async def log_of(node: Callable[[Query, StageContext], Any]) -> list[Any]:
+    """What is logged while a node answers one query, and when its worker ends."""
+    app = Pipeline(builtins=False)
 
     @app.decision
     async def _choose(_query: Query, _ctx: StageContext) -> str:
-        return "starts-a-task"
+        return "main"
 
-    @app.node("starts-a-task")
-    async def _start(_query: Query, _ctx: StageContext) -> str:
-        tasks.add(asyncio.create_task(linger()))
-        return "started"
-
+    app.node("main")(node)
     with capture_logs() as log:
         executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=LIMIT_S)
-        async with MemoryBus(app, executor=executor) as bus:
-            await bus.ask("any")
-            await until(started.is_set)
-        tasks.clear()
-        gc.collect()
-    [line] = [line for line in log if line["event"] == "task of a node failed"]
-    assert (line["error_type"], line["coroutine"].endswith("linger")) == ("LookupError", True)
-    raised_at = linger.__code__.co_firstlineno + 5
-    assert line["where"] == f"{__file__}:{raised_at}"
-    assert line["frames"][-1] == f"{__file__}:{raised_at} linger"
-    assert "text of a query" not in str(log)
+        async with MemoryBus(app, executor=executor, settings=PATIENT) as bus:
+            assert (await bus.ask(TEXT)).answer == "answered"
+        gc.collect()  # tasks report what they raised when they are freed
+    assert TEXT not in str(log)
+    return [line for line in log if line["event"] in {"task of a node failed", "reported by the event loop"}]
+
+
+async def test_a_clean_up_that_fails_is_logged() -> None:
+    """What a task of a node raises when its worker ends is logged, with its class and place."""
+
+    async def linger() -> None:
+        try:
+            await asyncio.sleep(LIMIT_S)
+        finally:
+            raise LookupError(TEXT)
+
+    async def node(_query: Query, _ctx: StageContext) -> str:
+        asyncio.create_task(linger())  # noqa: RUF006 - its timer keeps it
+        await asyncio.sleep(0)
+        return "answered"
+
+    [line] = await log_of(node)
+    assert (line["event"], line["error_type"]) == ("task of a node failed", "LookupError")
+    assert line["coroutine"].endswith("linger")
+    assert line["where"] == f"{__file__}:{linger.__code__.co_firstlineno + 4}"
+    assert line["frames"][-1] == f"{line['where']} linger"
 
 
 @pytest.mark.filterwarnings("ignore:Unclosed client session:ResourceWarning")
 async def test_what_a_node_leaves_open_is_not_called_a_failed_task() -> None:
     """A client session that is dropped without ``close`` is reported in the library's words."""
-    app = Pipeline(builtins=False)
 
-    @app.decision
-    async def _choose(_query: Query, _ctx: StageContext) -> str:
-        return "forgets"
-
-    @app.node("forgets")
-    async def _forget(_query: Query, _ctx: StageContext) -> str:
+    async def node(_query: Query, _ctx: StageContext) -> str:
         aiohttp.ClientSession()
-        return "forgot"
+        return "answered"
 
-    with capture_logs() as log:
-        executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=LIMIT_S)
-        async with MemoryBus(app, executor=executor, settings=PATIENT) as bus:
-            assert (await bus.ask("any")).answer == "forgot"
-    [line] = [line for line in log if line["event"] == "reported by the event loop"]
+    [line] = await log_of(node)
     assert line == {
         "event": "reported by the event loop",
         "log_level": "warning",
@@ -265,23 +260,12 @@ def note(text: str) -> None:
 
 async def test_what_a_callback_is_called_with_is_not_logged() -> None:
     """The loop's message has the arguments of a callback that raises, which may be the query's text."""
-    app = Pipeline(builtins=False)
 
-    @app.decision
-    async def _choose(_query: Query, _ctx: StageContext) -> str:
-        return "notes"
-
-    @app.node("notes")
-    async def _notes(query: Query, _ctx: StageContext) -> str:
+    async def node(query: Query, _ctx: StageContext) -> str:
         asyncio.get_running_loop().call_soon(note, query.user_input)
         await asyncio.sleep(0)
-        return "noted"
+        return "answered"
 
-    with capture_logs() as log:
-        executor = ThreadExecutor(Orchestrator(app), observer=Observer(), stall_s=LIMIT_S)
-        async with MemoryBus(app, executor=executor, settings=PATIENT) as bus:
-            assert (await bus.ask("text of a query")).answer == "noted"
-    [line] = [line for line in log if line["event"] == "task of a node failed"]
+    [line] = await log_of(node)
+    assert (line["event"], line["message"]) == ("task of a node failed", "Exception in callback")
     assert line["where"] == f"{__file__}:{note.__code__.co_firstlineno + 2}"
-    assert line["message"] == "Exception in callback"
-    assert "text of a query" not in str(log)

@@ -41,8 +41,8 @@ def adapt_matriz_node(name: str, node: Any) -> Adapted:
         thread; several calls may run at a time, as under the MATRIZ orchestrator.
         ``intents``: the node's ``capabilities`` and, as MATRIZ chooses by name, the intent that belongs to a
         name with "math", "fact" or "symbolic" in it.
-        ``validate``: calls ``validate_output`` with all that ``process`` returned; None without that
-        method.
+        ``validate``: calls ``validate_output`` with all that ``process`` returned, as in the event; None
+        without that method.
 
     Raises:
         InvalidAppError: *node* is a class instead of an object, has no ``process``, or a method that takes
