@@ -57,18 +57,20 @@ def variables() -> dict[str, str]:
     return found
 
 
-def unknown_variables(sections: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+def unknown_variables(model: type[BaseModel]) -> Iterator[tuple[str, str | None]]:
     """Return the variables with the prefix that set nothing, each with the one that it may be misspelt for.
 
     Args:
-        sections: The names at the top level of the settings.
+        model: The model of the settings.
     """
-    known = {*sections, *OTHER_VARIABLES}
+    known = {*model.model_fields, *OTHER_VARIABLES}
+    keys = [(section, name) for section in known for name in _names_at(model, [section])]
+    right = {**{name: name for name in known}, **{"_".join(key): "__".join(key) for key in keys}}
     for variable in sorted(os.environ):
         section, nested, rest = variable.removeprefix(PREFIX).lower().partition("__")
         if variable.startswith(PREFIX) and section not in known:
-            close = difflib.get_close_matches(section, sorted(known), n=1, cutoff=MISSPELT)
-            proposal = f"{PREFIX}{close[0]}{nested}{rest}".upper() if close else None
+            close = difflib.get_close_matches(section, sorted(right), n=1, cutoff=MISSPELT)
+            proposal = f"{PREFIX}{right[close[0]]}{nested}{rest}".upper() if close else None
             yield variable, proposal
 
 

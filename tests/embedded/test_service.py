@@ -212,8 +212,10 @@ def refused() -> Iterator[str]:
         (None, "connection refused, nothing listens there"),
         ("no-such-host.invalid:9092", "the host name is not known"),
         ("localhost", "is not host:port"),
+        ("localhost:99999", "is not host:port"),
+        ("broker..example:9092", "is not host:port"),
     ],
-    ids=["refused", "unknown", "no-port"],
+    ids=["refused", "unknown", "no-port", "port-too-large", "empty-label"],
 )
 def test_wrong_address(refused: str, address: str | None, said: str) -> None:
     """A wrong address ends the start with exit code 2 within 20 s and one line that says why."""

@@ -63,17 +63,31 @@ def test_variables_that_set_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A misspelt section has a proposal; others are listed, and only what looks like a setting is logged."""
     for name in [name for name in os.environ if name.startswith("FIVESTAGE_")]:
         monkeypatch.delenv(name)
-    for name in ("PIPELIN__TOTAL_TIMEOUT_MS", "OTHER__X", "SERVICE_HOST", "LANE", "CONFIG", "NODES__A__B"):
+    wrong = (
+        "PIPELIN__TOTAL_TIMEOUT_MS",
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "OTHER__X",
+        "SERVICE_HOST",
+        "SERVICE_PORT",
+    )
+    for name in (*wrong, "LANE", "CONFIG", "NODES__A__B"):
         monkeypatch.setenv(f"FIVESTAGE_{name}", "1")
     settings = Settings()
-    assert list(unknown_variables(type(settings).model_fields)) == [
+    assert list(unknown_variables(type(settings))) == [
+        ("FIVESTAGE_KAFKA_BOOTSTRAP_SERVERS", "FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS"),
         ("FIVESTAGE_OTHER__X", None),
         ("FIVESTAGE_PIPELIN__TOTAL_TIMEOUT_MS", "FIVESTAGE_PIPELINE__TOTAL_TIMEOUT_MS"),
         ("FIVESTAGE_SERVICE_HOST", None),
+        ("FIVESTAGE_SERVICE_PORT", None),
     ]
     with capture_logs() as logs:
         warn_of_variables(settings)
     assert [(line["log_level"], line["variable"], line["advice"]) for line in logs] == [
+        (
+            "warning",
+            "FIVESTAGE_KAFKA_BOOTSTRAP_SERVERS",
+            "did you mean FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS?",
+        ),
         ("warning", "FIVESTAGE_OTHER__X", None),
         (
             "warning",

@@ -32,7 +32,7 @@ from fivestage.cli import (
     topics,
     watch,
 )
-from fivestage.cli.common import errors_as_one_line, quieten_clients
+from fivestage.cli.common import errors_as_one_line, open_standard_streams, quieten_clients
 from fivestage.cli.version import VersionOption
 
 
@@ -41,6 +41,7 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
+        open_standard_streams()
         with errors_as_one_line():
             quieten_clients()
             return super().invoke(ctx)

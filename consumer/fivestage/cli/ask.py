@@ -85,8 +85,13 @@ def _result(app: Pipeline, settings: Settings, event: QueryEvent) -> PipelineRes
     import asyncio
 
     loop = asyncio.new_event_loop()
+    asking = loop.create_task(_ask(app, settings, event))
     try:
-        return loop.run_until_complete(_ask(app, settings, event))
+        return loop.run_until_complete(asking)
+    except KeyboardInterrupt:
+        asking.cancel()  # closes the app's resources
+        loop.run_until_complete(asyncio.wait([asking], timeout=LEAVE_S))
+        raise
     finally:
         loop.close()
 

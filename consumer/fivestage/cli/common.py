@@ -38,6 +38,20 @@ INTERRUPTED = 128 + signal.SIGINT
 """The exit code of a command that was interrupted before it was done."""
 
 
+def open_standard_streams() -> None:
+    """Open standard streams that are closed (``>&-``), on nothing.
+
+    Otherwise a socket could get the file descriptor of one, and a print would write to Kafka.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # closed; open returns the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
 def load_settings(config: Path | None, bootstrap: str | None = None) -> Settings:
     """Load the settings from file, environment and command line.
 
@@ -60,7 +74,7 @@ def warn_of_variables(settings: Settings) -> None:
     from fivestage.setting_sources import unknown_variables
 
     log = structlog.get_logger("fivestage.settings")
-    for variable, proposal in unknown_variables(type(settings).model_fields):
+    for variable, proposal in unknown_variables(type(settings)):
         advice = None if proposal is None else f"did you mean {proposal}?"
         if "__" in variable or advice is not None:
             log.warning("variable has no effect", variable=variable, advice=advice)
@@ -76,11 +90,20 @@ def query_event(query_id: str, text: str, **fields: Any) -> QueryEvent:
 
     from fivestage_schemas import QueryEvent
 
+    require_text(text, "the query's text")
     try:
         return QueryEvent(query_id=query_id, user_input=text, **fields)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}") from None
+
+
+def require_text(argument: str, name: str) -> None:
+    """Raise ConfigurationError if an argument of the command line has bytes that are not UTF-8."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{name} is not UTF-8") from None
 
 
 @contextlib.contextmanager
@@ -98,8 +121,7 @@ def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) 
         try:
             yield
         finally:
-            if sys.stdout is not None:  # the command was started without one: >&-
-                sys.stdout.flush()  # if the pipe is closed, raises here and not when the interpreter exits
+            sys.stdout.flush()  # if the pipe is closed, raises here and not when the interpreter exits
     except ConfigurationError as error:
         _exit(f"fivestage: {error}", 2)
     except InvalidAppError as error:
@@ -108,9 +130,13 @@ def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) 
         _exit(f"{authors_traceback(error)}fivestage: {error}", 2)
     except FivestageError as error:
         _exit(f"fivestage: {error}", 1)
-    except BrokenPipeError:
+    except (
+        OSError
+    ) as error:  # standard output cannot be written; what is left would be tried again at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(reader_gone) from None
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(reader_gone) from None
+        _exit(f"fivestage: {error or type(error).__name__}", 1)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "CancelledError":
             raise typer.Exit(interrupted) from None  # by name: --help should not have to import asyncio

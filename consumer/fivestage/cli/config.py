@@ -48,7 +48,7 @@ def check(config: ConfigOption = None, bootstrap: BootstrapOption = None) -> Non
     settings = load_settings(config, bootstrap)
     for sentence in settings.conflicts():
         print(f"fivestage: {sentence}", file=sys.stderr)
-    for name, proposal in unknown_variables(type(settings).model_fields):
+    for name, proposal in unknown_variables(type(settings)):
         hint = "" if proposal is None else f" (did you mean {proposal}?)"
         text = f"{name} in the environment is not a setting and has no effect{hint}"
         print(f"fivestage: {text}", file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fivestage.cli.common import ConfigOption, errors_as_one_line, load_settings, warn_of_variables
-from fivestage.cli.run import LogLevel, harden_process
+from fivestage.cli.run import LogLevel, prepare_process
 from fivestage.errors import ConfigurationError, InvalidAppError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def dev(
 
     Example: `fivestage dev myapp:app --watch prompts --show-text`
     """
-    harden_process()
+    prepare_process()
     import asyncio
 
     from fivestage.kafka.embedded_broker import check_installed

@@ -29,7 +29,7 @@ def counting(
         total: How much there is to count.
         prints: The command prints its results meanwhile: on a terminal these are what is seen.
     """
-    if not sys.stderr.isatty() or (prints and sys.stdout is not None and sys.stdout.isatty()):
+    if not sys.stderr.isatty() or (prints and sys.stdout.isatty()):
         yield lambda _: None
         return
     progress = _progress(unit, has_total=total is not None)

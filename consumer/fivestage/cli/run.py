@@ -6,8 +6,8 @@ import contextlib
 import gc
 import os
 import resource
-import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+import signal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+FIRST_PROCESS: Final = 1
 
 
 def run(
@@ -37,7 +38,7 @@ def run(
 
     Example: `fivestage run myapp:app --bootstrap localhost:9092`
     """
-    harden_process()
+    prepare_process()
     gc.disable()  # imports make no garbage; looking for it would take a tenth of their time
     from fivestage.observability import logging
     from fivestage.pipeline.loader import load_app
@@ -75,18 +76,13 @@ def errors_as_log_lines() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def harden_process() -> None:
-    """Disable core dumps, which would contain queries and secrets, and open closed standard streams.
+def prepare_process() -> None:
+    """Disable core dumps, which would contain queries and secrets, and let SIGTERM end the first process.
 
-    If a standard stream were closed, a socket could get its file descriptor, and a print would write to
-    Kafka.
+    The first process of a container has no default action for signals: while the app is imported, SIGTERM
+    would be lost. The service replaces the handler when it starts.
     """
     _, hard_limit = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard_limit))
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:  # closed; open returns the lowest free number, which is this one
-            os.open(os.devnull, os.O_RDWR)
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+    if os.getpid() == FIRST_PROCESS:
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 APP = """
 import asyncio
+import os
+import signal
 import sys
 import time
 
@@ -47,6 +49,9 @@ async def mine(query, ctx):
                 pass
     if word == "leave":
         asyncio.create_task(asyncio.sleep(3600))
+    if word == "interrupt":
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGINT)
+        await asyncio.sleep(3600)
     if word == "offer":
         ctx.offer("the first part", confidence=0.4)
         await asyncio.sleep(3600)
@@ -172,6 +177,12 @@ def test_an_answer_that_validation_rejects(tmp_path: Path) -> None:
         "\nwhy        answered, but validation rejected the answer: there is no answer: it is null\n"
         in ran.stdout
     )
+
+
+def test_interrupted(tmp_path: Path) -> None:
+    """Ctrl-C ends the query, and closes the resources."""
+    ran = ask(tmp_path, "interrupt", **PATIENT)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "opened\nclosed\n")
 
 
 def test_a_task_that_is_left(tmp_path: Path) -> None:

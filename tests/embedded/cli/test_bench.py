@@ -87,6 +87,16 @@ def test_resource_that_does_not_open(folder: Path) -> None:
     assert ran.stderr.count("a resource did not open") == 1
 
 
+def test_settings_of_another_broker(folder: Path) -> None:
+    """Credentials of the settings are not needed for the embedded broker."""
+    (folder / "f.toml").write_text(
+        "[kafka]\nbootstrap_servers = 'broker.example:9093'\nsecurity_protocol = 'SASL_SSL'\n"
+        "sasl_mechanism = 'SCRAM-SHA-512'\nsasl_username = 'me'\nsasl_password = 'secret'\n"
+    )
+    ran = bench(folder, "--seconds", "5", "--config", "f.toml", "-q", "hello")
+    assert "in time/s" in ran.stdout, ran.stderr
+
+
 def test_settings_that_are_wrong(folder: Path) -> None:
     """The service's own reason is in the first line, also where its log is text."""
     (folder / "f.toml").write_text("logging.format = 'text'\n[nodes.other]\na = 1\n")

@@ -275,6 +275,8 @@ def test_unknown_variable(fivestage: Fivestage) -> None:
         (["produce", "-", "--lane", "prod"], "--lane, --budget-ms and --allow-partial need TEXT"),
         (["produce", "-", "--no-allow-partial"], "--lane, --budget-ms and --allow-partial need TEXT"),
         (["produce", "hello", "--lane", "a b"], "lane: "),
+        (["produce", "\udcff"], "the query's text is not UTF-8"),
+        (["explain", "\udcff", "--file", "-"], "QUERY_ID is not UTF-8"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -309,15 +311,26 @@ def test_a_start_that_fails(fivestage: Fivestage, arguments: list[str], text: st
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"),
-    [("config check --bootstrap kafka.example:9092", 2), ("produce", 2), ("run --help", 0)],
-    ids=["error", "usage", "help"],
+    ("arguments", "code", "lines"),
+    [
+        ("config check --bootstrap kafka.example:9092 >&-", 2, 1),
+        ("produce >&-", 2, 1),
+        ("run --help >&-", 0, 0),
+        ("check fivestage.nodes.llm:ask >&-", 2, 1),
+        ("explain a --file - <&-", 1, 1),
+        ("config show >/dev/full", 1, 1),
+        ("schemas export --help >/dev/full", 1, 1),
+    ],
 )
-def test_without_standard_output(environment: dict[str, str], arguments: str, code: int) -> None:
-    """Without a standard output a command keeps its exit code and its one line."""
-    command = f'exec "$0" -m fivestage {arguments} >&-'
+def test_standard_streams(environment: dict[str, str], arguments: str, code: int, lines: int) -> None:
+    """Where a standard stream is closed or full, a command keeps its exit code, and prints a line at most."""
+    command = f'exec "$0" -m fivestage {arguments}'
     done = subprocess.run(
-        ["sh", "-c", command, sys.executable], env=environment, stderr=subprocess.PIPE, text=True, check=False
+        ["sh", "-c", command, sys.executable],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == lines, done.stderr

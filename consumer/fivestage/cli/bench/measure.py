@@ -59,7 +59,10 @@ async def measure(
     Raises:
         FivestageError: the service did not start, or ended; the text has its log.
     """
-    environment = {"FIVESTAGE_KAFKA__FETCH_MAX_WAIT_MS": str(FETCH_WAIT_MS)}
+    environment = {
+        "FIVESTAGE_KAFKA__FETCH_MAX_WAIT_MS": str(FETCH_WAIT_MS),
+        "FIVESTAGE_KAFKA__SECURITY_PROTOCOL": "PLAINTEXT",
+    }
     async with (
         EmbeddedBroker(settings.topics.all) as broker,
         ServiceProcess(broker.bootstrap, target, options, environment) as service,

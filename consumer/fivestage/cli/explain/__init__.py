@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fivestage.cli.common import BootstrapOption, ConfigOption, JsonOption, load_settings, run_while_read
+from fivestage.cli.common import (
+    BootstrapOption,
+    ConfigOption,
+    JsonOption,
+    load_settings,
+    require_text,
+    run_while_read,
+)
 from fivestage.cli.progress import counting
 from fivestage.errors import ConfigurationError
 
@@ -60,6 +67,7 @@ def explain(
     """
     from fivestage.cli.explain.view import print_explanation
 
+    require_text(query_id, "QUERY_ID")
     if file is None:
         settings = load_settings(config, bootstrap)
         found = run_while_read(_from_topics(settings, query_id, since_ms(since), show_text=show_text))

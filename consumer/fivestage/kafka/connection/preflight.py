@@ -36,6 +36,7 @@ CONNECT_TIMEOUT_S: Final = 5.0
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 ALERT_TIMEOUT_S: Final = 2.0
 CLOSE_TIMEOUT_S: Final = 0.5
+MAX_PORT: Final = 65_535
 _NOT_KAFKA: Final = (AssertionError, ValueError, EOFError)
 """What aiokafka raises, besides Kafka errors, when the server does not speak Kafka's protocol."""
 _TOKEN_REJECTED: Final = "the token is not valid for it, or has expired"  # noqa: S105 - no token
@@ -77,9 +78,18 @@ async def reachable_options(kafka: KafkaSettings) -> dict[str, Any]:
 
 def _parse_server(server: str) -> tuple[str, str, int]:
     host, _, port = server.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not (port.isdecimal() and 0 < int(port) <= MAX_PORT) or not _is_name(host):
         raise ConfigurationError(f"kafka.bootstrap_servers: {server!r} is not host:port")
     return server, host.strip("[]"), int(port)
+
+
+def _is_name(host: str) -> bool:
+    """Whether a resolver can be asked for it: no label of a name is empty, or longer than 63 bytes."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 async def _reach(kafka: KafkaSettings, server: str, host: str, port: int) -> Reached:
