@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.documents import ROOT, text_of
-from support.tables import section, table_under
+from support.tables import section, table_under, tables_in
 from tools.bench import controls_tables, hostile, hostile_run, ordinary
 from tools.bench.controls_cells import Cell, Figures
 from tools.bench.entries import CONTESTANTS as CONTEST
@@ -219,6 +219,25 @@ def test_hostile_nodes() -> None:
     assert {label: (threads, processes) for label, threads, processes in table} == {
         label: (cell(kind, "thread"), cell(kind, "process")) for label, kind in HOSTILE.items()
     }
+
+
+def test_a_model_that_fails() -> None:
+    """The language model's tables have what was measured, in virtual time and with a real server."""
+    tables = tables_in(section(BENCHMARKS, "A language model that stalls, fails and refuses"))
+    for table, found in zip(tables, measured("llm").values(), strict=True):
+        shares = [[one[kind] / one["queries"] for kind in ("in_time", "partial")] for one in found]
+        assert [row[1:5] for row in table] == [
+            [percent(in_time), percent(partial), str(one["timeouts"]), str(one["errors"])]
+            for one, (in_time, partial) in zip(found, shares, strict=True)
+        ]
+    assert [row[5:] for row in table] == [
+        [f"{one['latest_ms']:.1f} ms", f"{one['cpu_ms']:.1f} ms"] for one in found
+    ]
+
+
+def percent(share: float) -> str:
+    """Write a share as the tables do; none at all is a dash."""
+    return f"{share * 100:.1f} %" if share else "-"
 
 
 def test_overload() -> None:

@@ -34,7 +34,10 @@ FAULTS: dict[int, Fault] = {
     19: Fault("clocks jump, or disagree", "running deadlines do not move; ages are clamped and counted"),
     20: Fault("a backlog of 100,000", "memory bounded, worked off"),
     21: Fault("slow stages, fast input", "fetching pauses, the member stays in its group"),
-    22: Fault("an output topic is missing, or deleted later", "unready with the reason; nothing committed"),
+    22: Fault(
+        "an output topic is missing, or deleted later",
+        "ends at the start, unready later, with the reason; nothing committed",
+    ),
     23: Fault("no right to a topic or the group", "a clear message, an exit code, nothing committed"),
     24: Fault("a result too large for its topic", "an error event that says so"),
     25: Fault("the broker acknowledges slowly", "fetching waits, memory bounded"),
@@ -46,7 +49,9 @@ FAULTS: dict[int, Fault] = {
     31: Fault("poison headers", "ignored beyond limits; a new trace begins"),
     32: Fault("retention outran the reader", "loud, counted, and it goes on"),
     33: Fault("the committed position is gone or moved", "from the earliest record on; no negative lag"),
-    34: Fault("names do not resolve, at the start or later", "waits, unready, recovers"),
+    34: Fault(
+        "names do not resolve, at the start or later", "ends, and says why; later: waits, unready, recovers"
+    ),
     35: Fault("TLS: expired, wrong authority or host, no client certificate, plain port", "refused, and why"),
     36: Fault("credentials change, or their provider hangs", "reconnects, bounded"),
     37: Fault("the network swallows everything", "recovers; other brokers are not delayed"),

@@ -90,14 +90,22 @@ class GuardedBroker:
         return topics
 
 
-def rights(topics: TopicSet, folder: Path) -> list[list[str]]:
-    """Return the calls of Kafka's tool in ``deploy/acls.sh``, each a list of arguments."""
+def rights(topics: TopicSet, folder: Path, queries: str | None = None) -> list[list[str]]:
+    """Return the calls of Kafka's tool in ``deploy/acls.sh``, each a list of arguments.
+
+    Args:
+        topics: The topics of the service.
+        folder: Where the calls are noted.
+        queries: The setting ``topics.queries``, where it is not the name in *topics*.
+    """
     noted = folder / f"{topics.prefix}.arguments"
     tool = folder / "note-arguments"
     tool.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" "" >>{noted}\n')
     tool.chmod(0o755)
     names = ("queries", "stage_results", "results", "timeouts", "dead_letters")
     variables = {f"FIVESTAGE_TOPICS__{name.upper()}": str(getattr(topics, name)) for name in names}
+    if queries is not None:
+        variables["FIVESTAGE_TOPICS__QUERIES"] = queries
     variables |= {"FIVESTAGE_KAFKA__GROUP_ID": topics.prefix, "KAFKA_ACLS": str(tool)}
     subprocess.run(
         ["bash", "deploy/acls.sh", "User:service"],

@@ -123,24 +123,42 @@ def test_the_rights_are_few(tmp_path: Path) -> None:
         assert call[call.index("--resource-pattern-type") + 1] == "literal"
         given = [call[at + 1] for at, word in enumerate(call) if word == "--operation"]
         assert set(given) <= {"Read", "Write", "DescribeConfigs"}
-    assert set(calls[0]) >= {topics.queries, "--group", "t", "Read"}
+    assert set(calls[0]) >= {f"--topic={topics.queries}", "--group", "t", "Read"}
     assert {word for word in calls[1] if word.startswith("--topic=")} == {
         f"--topic={name}" for name in topics.names if name != topics.queries
     }
 
 
-def test_no_rights_to_everything() -> None:
-    """A name that Kafka takes for all names is rejected."""
+def test_rights_to_several_topics_of_queries(tmp_path: Path) -> None:
+    """Each topic of the setting is named."""
+    calls = rights(TopicSet("t", 1), tmp_path, queries="orders, returns")
+    assert {word for word in calls[0] if word.startswith("--topic=")} == {
+        "--topic=orders",
+        "--topic=returns",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("RESULTS", "*", "name one"),
+        ("QUERIES", "orders,*", "name one"),
+        ("QUERIES", r"^orders\.", "name the topics"),
+        ("QUERIES", '["orders", "returns"]', "name the topics"),
+    ],
+)
+def test_no_rights_to_everything_or_nothing(name: str, value: str, said: str) -> None:
+    """What Kafka takes for all names, or for a name that no topic has, is rejected."""
     done = subprocess.run(
         ["bash", "deploy/acls.sh", "User:service"],
         cwd=ROOT,
-        env={**os.environ, "KAFKA_ACLS": "false", "FIVESTAGE_TOPICS__RESULTS": "*"},
+        env={**os.environ, "KAFKA_ACLS": "false", f"FIVESTAGE_TOPICS__{name}": value},
         capture_output=True,
         timeout=20,
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"name one" in done.stderr
+    assert said in done.stderr.decode()
 
 
 @pytest.mark.fault(36)

@@ -143,7 +143,7 @@ POSITION_RESETS: Final = MetricSpec(
     "fivestage_position_resets_total",
     ("reason",),
     "partitions",
-    "Partitions read from their earliest record: no committed offset, or one out of range.",
+    "Partitions read from where `kafka.auto_offset_reset` says: no committed offset, or one out of range.",
     "Rises on a group that has committed before: queries are repeated, or were lost.",
 )
 COMMIT_FAILURES: Final = MetricSpec(
@@ -200,7 +200,7 @@ BLOCKED_LOOPS: Final = MetricSpec(
     ("node",),
     "blocks",
     "Event loops that were blocked, by the node or stage that blocked them.",
-    "Code of that node blocks or computes where it must await.",
+    "Code of that node blocks or computes where it must await. Without a node it is other code, or no CPU.",
 )
 REPLACED: Final = MetricSpec(
     "Executor",
@@ -228,7 +228,7 @@ READY: Final = MetricSpec(
     (),
     "1",
     "1 while queries are consumed and can be answered, as /readyz says.",
-    "At 0 its partitions wait; `/readyz` has the reason.",
+    "At 0 all of its partitions wait, or one is halted; `/readyz` has the reason.",
 )
 BUILD_INFO: Final = MetricSpec(
     "Process",
