@@ -14,6 +14,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.fetch import FetchRequest
 
 from fivestage.core.records import CorruptRecord
+from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.aiokafka_internals import client_of
 from fivestage.kafka.consumer.fetch_pacing import FULL_BYTES, FetchWait
 from fivestage.kafka.embedded_broker import EmbeddedBroker
@@ -260,5 +261,5 @@ async def test_an_expelled_member_sends_no_commit(
             patch.setattr(coordinator, "_send_req", noted)
             patch.setattr(coordinator, "generation", -1)
             with pytest.raises(CommitFailedError):
-                await source.consumer.commit({TopicPartition(TOPIC, 0): 1})
+                await aiokafka_internals.commit(source.consumer, {TopicPartition(TOPIC, 0): 1})
     assert OffsetCommitRequest not in sent

@@ -9,6 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+from aiokafka.structs import OffsetAndMetadata
 
 from .cluster import Client
 from .fetcher import Fetcher
@@ -164,4 +165,6 @@ class SimConsumer:
         for partition in offsets:
             if not is_assigned(assignment, partition):
                 raise IllegalStateError(f"Partition {partition} is not assigned")
-        await self._coordinator.commit(offsets)
+        await self._coordinator.commit_offsets(
+            None, {partition: OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
+        )

@@ -22,6 +22,8 @@ from .broker import QUERIES
 from .network import RETRY_BACKOFF_S, Connection
 
 if TYPE_CHECKING:
+    from aiokafka.structs import OffsetAndMetadata
+
     from .cluster import Cluster
     from .group import Joined
     from .subscription import Assignment, Subscription
@@ -63,6 +65,7 @@ class Membership:
         self._error_consumed: asyncio.Future[None] | None = None
         self._heartbeat_task: asyncio.Task[None] | None = None
         self._commit_refresh_task = None
+        self._send_req = None  # the service has aiokafka's raise the errors that ``committed`` below knows
         self._coordination_task = loop.create_task(self._coordinate())
 
     def check_errors(self) -> None:
@@ -268,7 +271,7 @@ class Membership:
 
     # Commits
 
-    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+    async def commit_offsets(self, _: None, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
         """Commit, and retry retriable errors."""
         while True:
             await self._ensure_coordinator()
@@ -284,8 +287,8 @@ class Membership:
             else:
                 break
 
-    async def _do_commit_offsets(self, offsets: dict[TopicPartition, int]) -> None:
-        positions = {partition.partition: offset for partition, offset in offsets.items()}
+    async def _do_commit_offsets(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+        positions = {partition.partition: offset.offset for partition, offset in offsets.items()}
         args = self.member_id, self.generation, positions  # the current generation, whatever it was then
         error = await self._send("commit", self._group.commit, *args)
         if error is None:

@@ -38,7 +38,6 @@ FREQUENT = (
     "no-seek-back",
     "acked-when-sent",
     "renumbered",
-    "no-lock",
     "dropped-member",
     "one-too-far",
     "ends-late",
@@ -46,7 +45,7 @@ FREQUENT = (
     "traces-broken",
     *TAMPERED,
 )
-RARE = ("commit-not-cancelled", "stale-offsets", "kept-over-a-rebalance")
+RARE = ("commit-not-cancelled", "stale-offsets", "kept-over-a-rebalance", "no-lock")
 WITHIN, WITHIN_LONG = 300, 20_000
 """A planted mistake must be found within this many seeds."""
 PATHS = frozenset(

@@ -9,10 +9,25 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.errors import IllegalGenerationError, KafkaError, RebalanceInProgressError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    IllegalGenerationError,
+    KafkaError,
+    NotCoordinatorForGroupError,
+    RebalanceInProgressError,
+    UnknownError,
+)
+from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
-from fivestage.kafka.aiokafka_internals import FENCED_INSTANCE_ID, commit_only_as_member, when_fenced
+from fivestage.kafka.aiokafka_internals import (
+    FENCED_INSTANCE_ID,
+    check_committed_offsets,
+    commit_only_as_member,
+    when_fenced,
+)
 
 PLACE = TopicPartition("queries", 0)
 
@@ -30,8 +45,10 @@ class Coordinator(GroupCoordinator):
     def __del__(self, **_: object) -> None:
         """Do nothing: there is nothing to close."""
 
-    async def _send_req(self, _: object) -> Any:
+    async def _send_req(self, request: object) -> Any:
         await asyncio.sleep(1)
+        if isinstance(request, OffsetFetchRequest):  # since version 2 an error of the group has no partitions
+            return SimpleNamespace(topics=[], error_code=self.code)
         return SimpleNamespace(topics=[(PLACE.topic, [(PLACE.partition, self.code)])], error_code=self.code)
 
     @property
@@ -64,6 +81,34 @@ async def test_a_late_answer_to_a_commit(error: type[KafkaError], after: tuple[i
     with pytest.raises(error):
         await commit(coordinator)
     assert coordinator.state == after
+
+
+GROUP_ERRORS = [
+    GroupLoadInProgressError,
+    GroupCoordinatorNotAvailableError,
+    NotCoordinatorForGroupError,
+    GroupAuthorizationFailedError,
+    UnknownError,
+]
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize("error", GROUP_ERRORS)
+async def test_committed_offsets_that_cannot_be_told(error: type[KafkaError]) -> None:
+    """An error in place of all committed offsets is raised; it does not mean that there are none."""
+    coordinator: Any = Coordinator(error.errno)  # type: ignore[attr-defined]
+    check_committed_offsets(SimpleNamespace(_coordinator=coordinator))  # type: ignore[arg-type]
+    with pytest.raises(error):
+        await coordinator._do_fetch_commit_offsets([PLACE])
+    has_moved = error in {GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError}
+    assert (coordinator.coordinator_id is None) == has_moved
+
+
+async def test_a_group_without_committed_offsets() -> None:
+    """An answer without an error and without an offset does mean that there are none."""
+    coordinator: Any = Coordinator(0)
+    check_committed_offsets(SimpleNamespace(_coordinator=coordinator))  # type: ignore[arg-type]
+    assert await coordinator._do_fetch_commit_offsets([PLACE]) == {}
 
 
 async def test_a_static_member_that_is_not_known_any_more() -> None:

@@ -41,6 +41,8 @@ class Poller:
         observer: Receives the number of records polled.
     """
 
+    _time_slice: TimeSlice
+
     def __init__(self, dispatcher: Dispatcher, back_pressure: BackPressure, observer: Observer) -> None:
         self._dispatcher = dispatcher
         self.back_pressure = back_pressure
@@ -52,7 +54,10 @@ class Poller:
 
     async def run(self, source: RecordSource) -> None:
         """Poll and dispatch until ``stop``; an error of the source ends it."""
+        self._time_slice = TimeSlice(asyncio.get_running_loop().time)
         while not self._stopping:
+            if self._time_slice.is_over():  # by fetches that found nothing, or failed at once
+                await self._let_others_run()
             if not self.back_pressure.has_room():
                 await self._wait_for_room(source)
                 continue
@@ -63,16 +68,20 @@ class Poller:
         self._stopping = True
 
     async def _dispatch_all(self, fetched: Sequence[Record | CorruptRecord]) -> None:
-        """Dispatch by time slices: decoding must not delay the deadlines of the queries in flight."""
+        """Dispatch by time slices: decoding must not delay the deadlines of the queries in flight.
+
+        Nor must a series of fetches that find their records ready, as each with room for one record may.
+        """
         if fetched:
             self._observer.received(len(fetched))
-        clock = asyncio.get_running_loop().time
-        time_slice = TimeSlice(clock)
         for item in fetched:
             self._dispatcher.dispatch(item)
-            if time_slice.is_over():
-                await asyncio.sleep(0)
-                time_slice = TimeSlice(clock)
+            if self._time_slice.is_over():
+                await self._let_others_run()
+
+    async def _let_others_run(self) -> None:
+        await asyncio.sleep(0)
+        self._time_slice = TimeSlice(asyncio.get_running_loop().time)
 
     async def _wait_for_room(self, source: RecordSource) -> None:
         """Wait for room. A long wait pauses the source but goes on polling it, to stay in the group."""

@@ -12,13 +12,21 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.conn import CloseReason
-from aiokafka.errors import UnknownMemberIdError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    GroupCoordinatorNotAvailableError,
+    NotCoordinatorForGroupError,
+    UnknownMemberIdError,
+    for_code,
+)
+from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.structs import OffsetAndMetadata
 
 from fivestage._asyncio import ignore_result
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
@@ -136,6 +144,40 @@ def knows_coordinator(consumer: AIOKafkaConsumer) -> bool:
     """Whether the group's coordinator is known and answered the last request."""
     client: Any = consumer
     return client._coordinator.coordinator_id is not None
+
+
+async def commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+    """Commit offsets of partitions that have not been revoked.
+
+    With a pattern ``consumer.commit`` refuses them from the moment when other topics match, until the member
+    has rejoined: aiokafka gives up the assignment before the partitions are revoked.
+    """
+    coordinator: Any = consumer._coordinator
+    await coordinator.commit_offsets(None, {key: OffsetAndMetadata(at, "") for key, at in offsets.items()})
+
+
+def check_committed_offsets(consumer: AIOKafkaConsumer) -> None:
+    """Raise the errors with which brokers answer a request for committed offsets as a whole.
+
+    While a coordinator loads the group, and after it has moved, the answer is one error and no partition.
+    aiokafka reads the errors of partitions only: it would take that for a group without committed offsets,
+    and all records would be read again or, from the end, none of them. After the errors raised here it tries
+    again.
+    """
+    coordinator: Any = consumer._coordinator
+    send = coordinator._send_req
+
+    async def send_and_check(request: Any) -> Any:
+        answer = await send(request)
+        code = getattr(answer, "error_code", 0) if isinstance(request, OffsetFetchRequest) else 0
+        if not code:
+            return answer
+        error: Any = for_code(code)
+        if error in {GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError}:
+            coordinator.coordinator_dead()
+        raise error(coordinator.group_id) if error is GroupAuthorizationFailedError else error()
+
+    coordinator._send_req = send_and_check
 
 
 def commit_only_as_member(consumer: AIOKafkaConsumer) -> None:

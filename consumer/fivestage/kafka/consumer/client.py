@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     OnUnanswered = Callable[[str, int], None]
 
 FAILED_FETCH_PAUSE_S = 0.1
+NEVER_MS = 2**31 - 1
+"""A member that is not polled stays in its group: events that are not acknowledged may stop the polls for
+long, and the service checks by itself that its tasks run."""
 
 
 def consumer_options(kafka: KafkaSettings) -> dict[str, object]:
@@ -41,6 +44,7 @@ def consumer_options(kafka: KafkaSettings) -> dict[str, object]:
         "session_timeout_ms": kafka.session_timeout_ms,
         "heartbeat_interval_ms": kafka.heartbeat_interval_ms,
         "rebalance_timeout_ms": kafka.rebalance_timeout_ms,
+        "max_poll_interval_ms": NEVER_MS,
         "fetch_max_wait_ms": kafka.fetch_max_wait_ms,
         "fetch_max_bytes": kafka.fetch_max_bytes,
         "max_partition_fetch_bytes": kafka.max_partition_fetch_bytes,
@@ -76,6 +80,7 @@ async def start_consumer(
         raise BrokerError(f"cannot connect: {error}") from error
     check_batches(consumer, max_bytes=kafka.max_batch_bytes)
     aiokafka_internals.back_off_failed_fetches(consumer, pause_s=FAILED_FETCH_PAUSE_S)
+    aiokafka_internals.check_committed_offsets(consumer)
     aiokafka_internals.commit_only_as_member(consumer)
     aiokafka_internals.when_unanswered(consumer, on_unanswered)
     when_throttled(consumer, partial(observer.throttled, "consumer"))

@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from fivestage._asyncio import wait_at_most
+from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.connection.connection import raise_if_forbidden
 from fivestage.kafka.connection.rebuild_policy import ClientFault
 
@@ -84,7 +85,7 @@ class Committer:
         """Send one commit; returns the reason of a failure, or None."""
         consumer = self._member.consumer
         try:
-            task = await wait_at_most(timeout_s, consumer.commit(offsets))
+            task = await wait_at_most(timeout_s, aiokafka_internals.commit(consumer, offsets))
             if not task.done():
                 return "timeout"
             task.result()

@@ -26,6 +26,7 @@ from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.errors import BrokerError
 from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.connection.connection import raise_if_forbidden
+from fivestage.kafka.consumer.assigned import highwater_of, seek
 from fivestage.kafka.consumer.batch_check import UnreadableBatchError
 from fivestage.kafka.consumer.offset_reset import LOST_POSITION
 
@@ -119,7 +120,7 @@ class FetchRecovery:
             if offsets.closed:
                 return
             if offset is not None:
-                self._consumer.seek(partition, offset)
+                seek(self._consumer, partition, offset)
             elif self._from_beginning:  # otherwise the next fetch raises a lost position
                 await self._consumer.seek_to_beginning(partition)
         except Exception as error:
@@ -129,7 +130,7 @@ class FetchRecovery:
     async def _read_alone(self, key: PartitionKey, room: int) -> Found:
         """Read one partition; if that raises, record by record up to the unreadable one."""
         partition, offsets = TopicPartition(*key), self._ledger.offsets(key)
-        highwater = self._consumer.highwater(partition) if offsets is not None else None
+        highwater = highwater_of(self._consumer, partition) if offsets is not None else None
         if offsets is None or (offsets.next_offset is not None and offsets.next_offset == highwater):
             return []
         try:
@@ -173,13 +174,13 @@ class FetchRecovery:
         self, key: PartitionKey, offsets: PartitionOffsets, position: int, error: Exception, room: int
     ) -> list[CorruptRecord]:
         """Pass over the record at *position*, or over the rest of its batch, up to *room* records."""
-        first, end = position, position + 1
+        partition, first, end = TopicPartition(*key), position, position + 1
         detail = f"it cannot be read from its batch ({type(error).__name__})"
         if isinstance(error, UnreadableBatchError):
             first, detail = max(position, error.first), error.detail  # compaction leaves gaps before a batch
-            known = min(error.end or 0, first + room, self._consumer.highwater(TopicPartition(*key)) or 0)
+            known = min(error.end or 0, first + room, highwater_of(self._consumer, partition) or 0)
             end = max(first + 1, known)
-        self._consumer.seek(TopicPartition(*key), end)
+        seek(self._consumer, partition, end)
         log.error("records passed over", partition=key.partition, offset=first, end=end, reason=detail)
         for offset in range(first, end):
             offsets.begin(offset)

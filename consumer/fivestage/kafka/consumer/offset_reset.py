@@ -15,6 +15,7 @@ from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionE
 from fivestage.core.ledger import PartitionKey
 from fivestage.errors import ConfigurationError
 from fivestage.kafka.connection.connection import raise_if_forbidden
+from fivestage.kafka.consumer.assigned import seek
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -80,7 +81,7 @@ class OffsetReset:
         if offsets is None or offsets.closed:  # reassigned meanwhile: there may be a position now
             return
         self._raise_if_error(partition, "it has no committed position")
-        self._consumer.seek(partition, offset)
+        seek(self._consumer, partition, offset)
         self._skip_to_end(offsets, offset)
         self._observer.position_reset("none", 0)
         log.info("no committed position", **_where(partition), offset=offset, from_the=self._reset)
@@ -114,7 +115,7 @@ class OffsetReset:
             partition, f"position {position} is {kind} (offsets {begins_at} to {ends_at} exist)"
         )
         offset = ends_at if self._reset == "latest" else begins_at
-        self._consumer.seek(partition, offset)
+        seek(self._consumer, partition, offset)
         where = {**_where(partition), "position": position, "offset": offset}
         if position > ends_at:
             self._reopen(partition, offset)

@@ -9,6 +9,7 @@ import structlog
 from aiokafka import TopicPartition
 
 from fivestage.core.ledger import numbers_of
+from fivestage.kafka.consumer.assigned import pause, resume, seek
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
@@ -57,15 +58,15 @@ class PartitionPauses:
         for key in self._ledger.resumable(asyncio.get_running_loop().time()):
             offset, partition = self._ledger.resume(key), TopicPartition(*key)
             if offset is not None:
-                self._consumer.seek(partition, offset)
+                seek(self._consumer, partition, offset)
             if not self.all_paused:
-                self._consumer.resume(partition)
+                resume(self._consumer, partition)
             self._halted.discard(key)
             log.info("partition resumed", topic=key.topic, partition=key.partition, offset=offset)
         for key in self._ledger.halted():
             if key not in self._halted:
                 self._halted.add(key)
-                self._consumer.pause(TopicPartition(*key))
+                pause(self._consumer, TopicPartition(*key))
                 halt, offsets = self._ledger.guard.halted[key], self._ledger.partitions[key]
                 where = {"topic": key.topic, "partition": key.partition, "position": offsets.position}
                 log.error("partition halted", **where, reason=halt.reason)

@@ -11,10 +11,13 @@ Fetching
 * After most error codes a fetch is repeated at once, thousands of times a second:
   ``aiokafka_internals.back_off_failed_fetches`` pauses.
 * All fetches wait equally long: ``fetch_pacing`` chooses the wait of each.
-* Cancelling a fetch disables ``max_poll_interval_ms`` for good: a fetch returns after FETCH_TIMEOUT_MS and is
+* Cancelling a fetch leaves the count of running fetches wrong: a fetch returns after FETCH_TIMEOUT_MS and is
   not cancelled, unless the consumer is broken and the fetch may never return (see ``group_member``).
+* A consumer that is not polled leaves the group after ``max_poll_interval_ms``: ``client`` sets no limit.
 * Where a position is missing or out of range, reading starts elsewhere without a log line: ``offset_reset``
   chooses the position, logs it and counts it.
+* With a pattern the assignment ends when other topics match, before partitions are revoked, and calls about
+  them raise an AssertionError: ``assigned`` checks first, ``aiokafka_internals.commit`` still commits.
 * A pause drops the records fetched ahead and is forgotten in every rebalance: ``pauses`` applies the
   pause again, and the poller pauses for long waits only.
 * A partition may bring no records although all tasks run: ``progress`` compares positions with the brokers.
@@ -24,6 +27,8 @@ Membership of the group
 * Exceptions of the rebalance listener are logged and ignored: here the next ``fetch`` raises them.
 * A commit is retried after the group has dropped the member, and a late answer to a commit changes the state
   of a later generation: ``aiokafka_internals.commit_only_as_member`` prevents both.
+* An error in place of the committed offsets is taken for a group without any:
+  ``aiokafka_internals.check_committed_offsets`` raises it.
 * A static member that is replaced takes its place back: ``aiokafka_internals.when_fenced`` reports it.
 * A background task that has ended is not reported, and a consumer cannot be restarted:
   ``aiokafka_internals.ended_task`` detects it, and ``group_member`` makes a new consumer.
@@ -50,6 +55,7 @@ from fivestage.core.ledger import Ledger, PartitionKey, numbers_of
 from fivestage.errors import BrokerError, FencedError, FivestageError
 from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.connection.rebuild_policy import ClientFault
+from fivestage.kafka.consumer.assigned import highwater_of
 from fivestage.kafka.consumer.client import consumer_options, start_consumer
 from fivestage.kafka.consumer.fetch_pacing import FetchPacing
 from fivestage.kafka.consumer.fetch_recovery import FetchRecovery
@@ -191,7 +197,7 @@ class Source(ConsumerRebalanceListener):
         # The metrics server calls this in another thread, while partitions may change.
         for key, offsets in list(self._ledger.partitions.items()):
             partition, next_offset = TopicPartition(*key), offsets.next_offset
-            highwater = self.consumer.highwater(partition)
+            highwater = highwater_of(self.consumer, partition)
             if highwater is not None and next_offset is not None:
                 # The position passes what is never handed over: transaction markers and aborted records.
                 position = aiokafka_internals.position_of(self.consumer, partition) or 0
