@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import gc
 import queue
 import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +19,7 @@ import pytest
 from fivestage import Orchestrator, Pipeline, Plan
 from fivestage.pipeline.thread_pool import ThreadPool
 from fivestage_schemas import Outcome, PipelineStatus, StageType
+from support.operations import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -419,3 +423,29 @@ async def test_a_closed_pool_says_so() -> None:
     pool.close()
     with pytest.raises(RuntimeError, match="closed"):
         await pool.run(int)
+
+
+class Connection:
+    """What a pool has lent."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_idle_thread_keeps_nothing(fails: bool) -> None:  # noqa: FBT001
+    """What a call returned, or the frames of what it raised, are free once its receiver is done with them."""
+    lent: list[weakref.ref[Connection]] = []
+
+    def query() -> Connection:
+        connection = Connection()
+        lent.append(weakref.ref(connection))
+        if fails:
+            raise LookupError
+        return connection
+
+    async def call() -> None:
+        with contextlib.suppress(LookupError):
+            await pool.run(query)
+
+    pool = ThreadPool(1)
+    asyncio.run(call())
+    until(lambda: gc.collect() >= 0 and lent[0]() is None, "it is free")
+    pool.close()

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fivestage import BatchContext, BatchItem, Unanswerable
+from fivestage import BatchContext, BatchItem, Orchestrator, Plan, Query, Unanswerable
+from fivestage.core.adaptive.breaker import BreakerState
 from fivestage.core.batch_cost import MIN_BATCHES
+from fivestage.core.job import Job
+from fivestage.core.routing_snapshot import NodeRouting, RoutingSnapshot
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
@@ -18,8 +21,9 @@ from fivestage_schemas import StageType
 from .samples import FakeNode, Listening, block, ends, finish, pipeline, query, stage
 
 if TYPE_CHECKING:
-    from fivestage import Pipeline, Query, StageContext
+    from fivestage import Pipeline, StageContext
     from fivestage.core.adaptive.node_state import NodeState
+    from fivestage.core.stage_run import StageRun
     from fivestage_schemas import PipelineResult
 
 FIXED = {"adaptive": {"enabled": False}}
@@ -370,6 +374,34 @@ async def test_a_probe_decides_about_the_breaker() -> None:
         await finish(bus, 70)
     assert listening.breakers[-1] == ("prod", "many", "closed")
     assert {str(result(bus, f"more{number}").status) for number in range(5)} == {"success"}
+
+
+async def test_a_probe_that_is_never_called() -> None:
+    """A probe that is dropped from the queue says nothing about the node, and gives its permit back."""
+    node, plan, loop = Batches(takes_s=0.06), Plan.of(), asyncio.get_running_loop()
+    app = app_of(node, max_wait_ms=0)
+    orchestrator = Orchestrator(app)
+
+    def job(name: str, left_s: float, routing: RoutingSnapshot | None = None) -> Job:
+        ends_at = now() + left_s
+        return Job(
+            Query(name, "any"), plan, started_at=now(), ends_at=ends_at, due_at=ends_at, routing=routing
+        )
+
+    async def run(one: Job) -> StageRun:
+        await orchestrator.run(one, one.history)
+        return one.history.runs[2]
+
+    for number in range(MIN_BATCHES + 1):
+        await run(job(f"first{number}", 1.0))
+    running = loop.create_task(run(job("other lane", 1.0)))
+    await asyncio.sleep(0.005)
+    routing = RoutingSnapshot.neutral(plan)
+    routing.nodes, routing.probes = {"many": NodeRouting(BreakerState.HALF_OPEN)}, {"many": True}
+    dropped = await run(job("probe", 0.08, routing))
+    assert (dropped.error_type, dropped.probe, dropped.counted) == ("node_busy", True, False)
+    assert ["probe"] not in node.ids
+    await running
 
 
 # What the function gets

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import BaseModel
 
 from fivestage import NodeError, NoNodeError, Pipeline, ResourceError, Unanswerable
 from fivestage.testing import call_node
@@ -180,3 +183,75 @@ async def test_a_node_with_settings() -> None:
         return ctx.settings["most"]
 
     assert (await call_node(app_of(seen), "qa", "x", nodes={"qa": {"most": 3}})).data == 3
+
+
+class Prices(BaseModel):
+    """Settings of another node."""
+
+    url: str
+
+
+async def test_a_resource_that_reads_the_settings_of_another_node() -> None:
+    """All resources open, with the settings of the app; those of other nodes need not be complete."""
+
+    async def uses(_query: Query, ctx: StageContext) -> Any:
+        return ctx.use(client)
+
+    app = app_of(uses)
+
+    @app.node("prices", settings=Prices)
+    async def prices(_query: Query, _ctx: StageContext) -> None:
+        """Do nothing."""
+
+    @app.resource
+    async def client() -> AsyncIterator[str]:
+        yield app.settings("prices", Prices).url
+
+    given = {"prices": {"url": "http://prices"}}
+    assert (await call_node(app, "qa", "x", budget_ms=5000, nodes=given)).data == "http://prices"
+
+
+async def test_each_call_of_a_batch_node_raises_its_error() -> None:
+    """A second call on the same loop raises what the node raises, or has in its list of answers."""
+    app = Pipeline()
+
+    @app.batch_node("raises", intents={"a"})
+    async def raises(items: Any, _ctx: Any) -> list[Any]:
+        raise ValueError(items[0].query.user_input)
+
+    @app.batch_node("returns", intents={"b"})
+    async def returns(items: Any, _ctx: Any) -> list[Any]:
+        return [KeyError(item.query.user_input) for item in items]
+
+    for text in ("one", "two"):
+        with pytest.raises(ValueError, match=text):
+            await call_node(app, "raises", text)
+        with pytest.raises(KeyError, match=text):
+            await call_node(app, "returns", text)
+
+
+async def test_only_the_last_attempt_counts() -> None:
+    """An error of an attempt that was followed by another is not raised."""
+    attempts = []
+
+    async def answers_bytes(_query: Query, _ctx: StageContext) -> bytes:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ConnectionRefusedError
+        return b"x"
+
+    with pytest.raises(NodeError, match="bytes"):
+        await call_node(app_of(answers_bytes, retries=1, retry_on=ConnectionRefusedError), "qa", "x")
+    assert len(attempts) == 2
+
+
+@pytest.mark.realtime
+async def test_leaves_no_threads() -> None:
+    """The threads of a ``def`` node end after the call."""
+    before = set(threading.enumerate())
+    for _ in range(5):
+        await call_node(app_of(lambda _query, _ctx: 1), "qa", "x", budget_ms=5000)
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+        assert not thread.is_alive()

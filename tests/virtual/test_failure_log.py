@@ -347,3 +347,50 @@ async def test_each_query_of_a_failed_batch_has_the_place(
     found = [fields(record).get("where") for record in caplog.records]
     assert set(found) == {line_of(node, 1)}, caplog.messages
     assert not list(traceback.walk_tb(BUSY.__traceback__))
+
+
+def spoil(record: logging.LogRecord) -> bool:
+    """Raise, as a faulty filter does."""
+    raise KeyError(record.msg)
+
+
+async def test_an_app_that_makes_its_own_records(caplog: pytest.LogCaptureFixture) -> None:
+    """Attributes that a record factory of the app sets are replaced; the result is the node's error."""
+    make = logging.getLogRecordFactory()
+
+    def made(*arguments: Any, **options: Any) -> logging.LogRecord:
+        record = make(*arguments, **options)
+        record.stage = record.node = record.event = "mine"
+        return record
+
+    logging.setLogRecordFactory(made)
+    try:
+        result = await ask(app_of(raises))
+    finally:
+        logging.setLogRecordFactory(make)
+    assert result.error_type == "LookupError"
+    assert [fields(record)["stage"] for record in caplog.records] == ["processing"]
+
+
+async def test_a_log_that_cannot_be_written() -> None:
+    """What a filter of the app raises does not replace the node's error."""
+    logger = logging.getLogger(LOGGER)
+    logger.addFilter(spoil)
+    try:
+        result = await ask(app_of(raises))
+    finally:
+        logger.removeFilter(spoil)
+    assert result.error_type == "LookupError"
+
+
+class Odd(ExceptionGroup[Exception]):
+    """A group that cannot be divided."""
+
+    def derive(self, _: Any) -> Any:
+        raise RuntimeError("not now")
+
+
+def test_a_group_that_cannot_be_divided() -> None:
+    """It is not one of the exceptions after which a call is made again."""
+    result = CallResult.of_error(Odd("all", [ValueError(), KeyError()]), retry_on=(ValueError,))
+    assert (result.error_type, result.retriable) == ("Odd", False)

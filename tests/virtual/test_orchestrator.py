@@ -1019,6 +1019,18 @@ async def test_run_with_timeout_with_a_limit() -> None:
     assert (got.timeout, got.timeout_ms) == (True, 10)
 
 
+async def test_run_with_timeout_cancelled_inside() -> None:
+    """A cancellation of something that the coroutine awaits is its error, not one of the caller."""
+
+    async def waits() -> None:
+        task = asyncio.create_task(asyncio.sleep(1))
+        task.cancel()
+        await task
+
+    got = await run_with_timeout(waits(), INTENT)
+    assert (got.outcome, got.error_type) == (E, "CancelledError")
+
+
 async def test_run_with_timeout_error() -> None:
     """An exception becomes an error result with text and type."""
 

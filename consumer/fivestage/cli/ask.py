@@ -58,6 +58,7 @@ def ask(
     logging.configure("WARNING", settings.logging.show_text, "text")
     warn_of_variables(settings)
     app = load_app(target)
+    logging.configure_again()
     result = _result(app, settings, event)
     if as_json:
         print(result.model_dump_json())

@@ -70,13 +70,12 @@ def dev(
         settings = _settings(config, port)
         texts = show_text or settings.logging.show_text
         style = "text" if settings.logging.format == "auto" else settings.logging.format
-        chosen = log_level, texts, style, True
-        logging.configure(*chosen)
+        logging.configure(log_level, texts, style, show_frames=True)
         warn_of_variables(settings)
         sources = WatchedFiles.of(target, [*(watch or ()), *([config] if config else ())])
         _warn_of_place(target, sources)
         app = _first_app(target, sources)
-        logging.configure(*chosen)  # the app may have configured the log
+        logging.configure_again()
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         reads = partial(_settings, config, port)

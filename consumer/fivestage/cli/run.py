@@ -48,11 +48,10 @@ def run(
     logging.configure(log_level)  # for what comes before the settings are known
     with errors_as_log_lines():
         settings = load_settings(config, bootstrap)
-        chosen = log_level, settings.logging.show_text, settings.logging.format
-        logging.configure(*chosen)
+        logging.configure(log_level, settings.logging.show_text, settings.logging.format)
         warn_of_variables(settings)
         app = load_app(target)
-    logging.configure(*chosen)  # the app may have configured the log
+    logging.configure_again()
     code = entry.run(settings, app, target)
     os._exit(code)  # exits even if a thread of a node or a task of the Kafka client hangs
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any, Final
 
-from fivestage.core.codec.jsonable import type_name
+from fivestage.core.codec.jsonable import plain, type_name
 from fivestage.errors import NodeError
 from fivestage_schemas import StageType
 
@@ -34,13 +35,24 @@ def validation_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext
             ctx.rejection = fault_of(ctx.answer, ctx.results.get(StageType.PROCESSING), ctx.confidence)
             return ctx.rejection is None
         called = check.call(query, ctx) if check.is_async else ctx.run_sync(check.call, query, ctx)
-        verdict = await called
+        found = await called
+        if inspect.isawaitable(found):  # a def around an async def
+            found = await found
+        verdict = _plain(found)
         if not isinstance(verdict, bool):
-            raise NodeError(f"{check.name} must return True or False, it returned {type_name(verdict)}")
+            raise NodeError(f"{check.name} must return True or False, it returned {type_name(found)}")
         ctx.rejection = None if verdict else f"{check.name} returned False"
         return verdict
 
     return validation
+
+
+def _plain(verdict: Any) -> Any:
+    """A verdict as in JSON, where one of numpy is a bool as well."""
+    try:
+        return plain(verdict)
+    except (TypeError, ValueError):
+        return verdict
 
 
 def fault_of(answer: Any, result: Any = None, confidence: Any = None) -> str | None:

@@ -30,6 +30,11 @@ _AIOKAFKA_LEVEL: Final = logging.WARNING
 """Nothing of aiokafka below this level is written: at DEBUG it logs SASL passwords and record values."""
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """The attributes of every log record; all others are fields that the app has added."""
+_NOT_DISABLED: Final = ("aiokafka", "fivestage")
+"""The loggers, with those below them, that an app cannot disable. ``logging.config.dictConfig`` disables all
+that exist already, unless it is told not to."""
+_chosen: dict[str, Any] = {}
+"""The arguments of the last ``configure``."""
 _LEVELS: Final = {"warn": "warning", "exception": "error", "fatal": "critical", "msg": "info"}
 """The level of those methods of a structlog logger that are not named like one."""
 
@@ -49,6 +54,7 @@ def configure(
         style: ``json``, ``text``, or ``auto`` for text on a terminal and else JSON.
         show_frames: If true, the stack frames of exceptions that nodes raise are written at every level.
     """
+    _chosen.update(level=level, show_text=show_text, style=style, show_frames=show_frames)
     failure_log.shows_text = bool(show_text)
     failure_log.shows_frames = bool(show_frames)
     output.open(style)
@@ -76,6 +82,15 @@ def configure(
     # Likewise for records of failed nodes: a slow handler of the app would block the nodes' event loop.
     nodes = logging.getLogger(LOGGER)
     nodes.handlers, nodes.propagate = [handler], False
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in _NOT_DISABLED:
+            logger.disabled = False
+
+
+def configure_again() -> None:
+    """Configure as before, if at all: an app that was imported meanwhile may have configured the log."""
+    if _chosen:
+        configure(**_chosen)
 
 
 def _is_allowed(record: logging.LogRecord) -> bool:

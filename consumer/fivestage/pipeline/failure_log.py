@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,9 +63,10 @@ class FailureLog:
             fields["frames"] = [str(frame) for frame in result.frames]
         failed = stage if node is None else f"node {node!r}"
         arguments = (failed, result.error_type, where)
-        log.handle(
-            log.makeRecord(LOGGER, level, file, line, "%s failed: %s at %s", arguments, None, extra=fields)
-        )
+        with contextlib.suppress(Exception):  # record factories, filters and handlers may be the app's
+            record = log.makeRecord(LOGGER, level, file, line, "%s failed: %s at %s", arguments, None)
+            vars(record).update(fields)  # as ``extra``, which refuses what a factory has set
+            log.handle(record)
         return where
 
 

@@ -180,7 +180,8 @@ class JobCalls:
             running.spec, result.outcome, result.data_json, error, result.error_type, running.node,
             running.attempt, running.started_at, result.duration_s, running.granted_s + result.extended_s,
             running.probe, verdict, result.excused, running.waited_s, where,
-            counted=running.counted, capped=running.capped, keeps_offer=result.keeps_offer,
+            counted=running.counted and result.error_type != NODE_BUSY,  # else the node was not called
+            capped=running.capped, keeps_offer=result.keeps_offer,
             hedge=running.hedge,
         )  # fmt: skip
 

@@ -17,7 +17,7 @@ from fivestage.pipeline.node import check_function
 from fivestage_schemas import StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from fivestage.pipeline.context import Query, StageContext
 
@@ -104,10 +104,16 @@ def _validate(name: str, node: Any) -> Callable[..., Any] | None:
     async def validate_async(query: Query, ctx: StageContext) -> bool:  # noqa: ARG001
         return bool(await check(ctx.results.get(StageType.PROCESSING)))
 
-    def validate(query: Query, ctx: StageContext) -> bool:  # noqa: ARG001
-        return bool(check(ctx.results.get(StageType.PROCESSING)))
+    def validate(query: Query, ctx: StageContext) -> Any:  # noqa: ARG001
+        verdict = check(ctx.results.get(StageType.PROCESSING))
+        return _truth(verdict) if inspect.isawaitable(verdict) else bool(verdict)
 
     return validate_async if inspect.iscoroutinefunction(check) else validate
+
+
+async def _truth(verdict: Awaitable[Any]) -> bool:
+    """What a ``def`` around an ``async def`` says in the end."""
+    return bool(await verdict)
 
 
 def _intents(name: str, node: Any) -> frozenset[str]:

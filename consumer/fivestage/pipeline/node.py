@@ -45,6 +45,12 @@ class Batch:
         self.runners: WeakKeyDictionary[asyncio.AbstractEventLoop, BatchRunner] = WeakKeyDictionary()
         """The queue on each event loop. Several threads share the dict, so each change is one operation."""
 
+    def without_runners(self) -> Batch:
+        """A copy for another handler: a runner keeps the handler that it was made with."""
+        batch = Batch(self.max_size, self.max_wait_s)
+        batch.is_async = self.is_async
+        return batch
+
     def __repr__(self) -> str:
         return f"<Batch of at most {self.max_size} after {self.max_wait_s * 1000:g} ms>"
 

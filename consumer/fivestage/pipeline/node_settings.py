@@ -83,8 +83,9 @@ class NodeSettings:
         given: Tables | None = None,
         sources: Mapping[str, str] | None = None,
         hint: str = "",
+        only: str | None = None,
     ) -> NodeSettings:
-        """Check what is given against the nodes and resources of *app*.
+        """Check what is given against the nodes and resources of *app*; of nodes it may be *only* one.
 
         Raises:
             ConfigurationError: a name or value is wrong or missing; the text has each key and its source, and
@@ -98,7 +99,7 @@ class NodeSettings:
             for name in found._given
             if name not in known
         ]
-        for name in app.nodes:
+        for name in app.nodes if only is None else (only,):
             try:
                 found.find(name)
             except ConfigurationError as error:

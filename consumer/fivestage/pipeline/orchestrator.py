@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from fivestage._asyncio import wait_at_most
@@ -92,6 +93,7 @@ class Orchestrator:
         self.app = app or Pipeline()
         self.plan = plan or Plan.of()
         self.threads = ThreadPool(threads)
+        weakref.finalize(self, self.threads.close).atexit = False  # idle threads end with the last reference
         settings = nodes if isinstance(nodes, NodeSettings) else NodeSettings.of(self.app, nodes)
         self.resources = ResourceManager(
             self.app.resources, start_timeout_s=start_timeout_ms / 1000, settings=settings
@@ -248,7 +250,10 @@ async def run_with_timeout(
         task = await wait_at_most(limit_s, bounds.run(as_coroutine(coro), started_at + limit_s))
     finally:
         bounds.close()
-    result = task.result() if task.done() else CallResult.of_timeout(limit_s, clock() - started_at)
+    if task.cancelled():  # by what *coro* awaited: the caller was not
+        result = CallResult.of_error(asyncio.CancelledError(), clock() - started_at)
+    else:
+        result = task.result() if task.done() else CallResult.of_timeout(limit_s, clock() - started_at)
     run = StageRun(
         spec,
         result.outcome,

@@ -198,6 +198,7 @@ class ThreadPool:
                 call.slot.release()
             if receive is not None:
                 receive(outcome)
+            del call, outcome, receive  # what it has returned or raised is not to live until the next call
             if is_superfluous:
                 return
         with self.lock:

@@ -16,6 +16,7 @@ from fivestage._asyncio import ignore_result, leave_behind
 from fivestage.errors import InvalidAppError
 from fivestage.executors.reloadable import ReloadableExecutor
 from fivestage.observability.log_line import explained
+from fivestage.observability.logging import configure_again
 from fivestage.pipeline.loader import authors_traceback, load_app
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage.service.reloaded_settings import ReloadedSettings
@@ -182,6 +183,7 @@ class Reloader:
         earlier = self._sources.take_modules()
         try:
             app = load_app(self._target)
+            configure_again()
             errors = self._check(app)
         except BaseException:
             self._sources.restore(earlier)

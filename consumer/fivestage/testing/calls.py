@@ -10,6 +10,7 @@ from fivestage.core.exception_origin import related
 from fivestage.core.plan import DEFAULT_STAGE_TIMEOUTS_MS, Plan
 from fivestage.errors import NodeError, NoNodeError
 from fivestage.nodes.decision import GENERAL
+from fivestage.pipeline.node_settings import NodeSettings
 from fivestage.pipeline.orchestrator import Orchestrator
 from fivestage.pipeline.pipeline import Pipeline
 from fivestage_schemas import Outcome, StageResult, StageType
@@ -80,7 +81,10 @@ async def call_node(
     alone = _OneNode(app, name, intent)
     limits = {StageType.PROCESSING: budget_ms}
     plan = Plan.of(total_timeout_ms=budget_ms + OTHERS_MS, stage_timeouts_ms=limits)
-    async with Orchestrator(alone, plan=plan, start_timeout_ms=START_TIMEOUT_MS, nodes=nodes) as orchestrator:
+    settings = NodeSettings.of(app, nodes, only=name)  # of the whole app: its resources may read them
+    async with Orchestrator(
+        alone, plan=plan, start_timeout_ms=START_TIMEOUT_MS, nodes=settings
+    ) as orchestrator:
         result = await orchestrator.process_query(user_input, lane=lane, context=context)
     stage = next(one for one in result.stages if one.stage_type is StageType.PROCESSING)
     if stage.outcome is not Outcome.ERROR:
@@ -120,6 +124,14 @@ class _OneNode(Pipeline):
     def _keep(self, error: BaseException) -> None:
         self.errors.append([(one, one.__traceback__) for one in related(error)])
 
+    def _returned(self, data: Any) -> Any:
+        """Forget what an earlier attempt raised; a batch node may return an exception as an answer."""
+        self.errors.clear()
+        for one in data if isinstance(data, list | tuple) else ():
+            if isinstance(one, Exception):
+                self._keep(one)
+        return data
+
     def _kept(self, handler: Handler) -> Handler:
         call: Callable[..., Any] = handler.call
 
@@ -132,13 +144,14 @@ class _OneNode(Pipeline):
             except Exception as error:
                 self._keep(error)
                 raise
-            return self._awaited(data) if asyncio.iscoroutine(data) else data
+            return self._awaited(data) if asyncio.iscoroutine(data) else self._returned(data)
 
-        return replace(handler, call=on_loop if handler.is_async else in_thread)
+        batch = None if handler.batch is None else handler.batch.without_runners()
+        return replace(handler, call=on_loop if handler.is_async else in_thread, batch=batch)
 
     async def _awaited(self, data: Awaitable[Any]) -> Any:
         try:
-            return await data
+            return self._returned(await data)
         except Exception as error:
             self._keep(error)
             raise

@@ -113,7 +113,7 @@ def test_a_node_that_raises(tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert "error      Processing failed: a reason" in ran.stdout
     assert "error_type=ValueError" in ran.stderr
-    assert f"where={tmp_path / 'small.py'}:22" in ran.stderr
+    assert f"where={tmp_path / 'small.py'}:24" in ran.stderr
 
 
 def test_a_resource_that_does_not_open(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_resource_that_does_not_open(tmp_path: Path) -> None:
         "opened",
         "fivestage: resource 'client' could not be opened:",
         "  RuntimeError: no net",
-        f"  at {tmp_path / 'small.py'}:14, in client",
+        f"  at {tmp_path / 'small.py'}:16, in client",
     ]
 
 
@@ -207,3 +207,11 @@ def test_wrong_use(tmp_path: Path) -> None:
     (tmp_path / "fivestage.toml").write_text("[pipeline]\ntotal_timeout_ms = 0\n", encoding="utf-8")
     ran = ask(tmp_path, "hello", "--config", "fivestage.toml")
     assert (ran.returncode, "pipeline.total_timeout_ms" in ran.stderr) == (2, True)
+
+
+def test_an_app_that_configures_its_log(tmp_path: Path) -> None:
+    """A node that fails is still named in the log after ``dictConfig``, which disables all loggers."""
+    configures = "import logging.config\nlogging.config.dictConfig({'version': 1})\n"
+    ran = ask(tmp_path, "fail", app=configures + APP)
+    assert ran.returncode == 1
+    assert "node failed" in ran.stderr

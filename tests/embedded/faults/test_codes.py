@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from embedded.faults.test_rebuild import TOPICS, all_answered, rebuilds, wait_until_rebuilt
+from embedded.faults.test_rebuild import TOPICS, all_answered, rebuilds
 from support.feeder import event, write
 from support.mock import FETCH, HEARTBEAT, OFFSET_COMMIT, PRODUCE, SESSION, Mock
 from support.process import ServiceProcess
@@ -40,13 +40,15 @@ def test_unknown_error_codes(
         mock.push(HEARTBEAT, [0] * 8 + [codes[2]])
         mock.push(FETCH, [0, 0, *codes])
         with ServiceProcess("support.apps:load", mock.bootstrap, SESSION) as service:
-            wait_until_rebuilt(service, 3)
+            pause = threading.Event()
+            while mock.requests(HEARTBEAT) < 9:  # its code comes last
+                pause.wait(0.1)
             report = all_answered(mock, ids)
             found = rebuilds(service)
             assert service.end() == 0
     assert report.silent, report
     assert {labels.split('"')[1] for labels in found} == {"consumer", "producer"}
-    assert sum(found.values()) == 3
+    assert 2 <= sum(found.values()) <= 3  # one new consumer may mend two codes that come together
     assert len(service.log) < MOST_LINES, service.log
     record_property("rebuilds", int(sum(found.values())))
     record_property("log lines", len(service.log))

@@ -137,3 +137,15 @@ def test_no_node(node: Any, message: str) -> None:
     with pytest.raises(InvalidAppError) as raised:
         Pipeline().add_node("x", node)
     assert message in str(raised.value)
+
+
+async def test_a_def_around_an_async_check(context: Callable[..., Any]) -> None:
+    """What an ``async def`` behind a decorator says is the verdict, not that there is a coroutine."""
+
+    class Decorated(Echo):
+        def validate_output(self, output: dict[str, Any]) -> Any:
+            return AsyncEcho().validate_output(output)
+
+    _, _, validate = adapt_matriz_node("echo", Decorated())
+    assert validate is not None
+    assert await validate(QUERY, context(result={"answer": 1})) is False

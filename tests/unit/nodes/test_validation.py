@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from fivestage import NodeError, Pipeline
@@ -47,6 +49,31 @@ async def test_blocking_check_runs_in_a_thread(ask: Callable[..., Any], context:
     stage = pipeline(check).stage(StageType.VALIDATION).call
     assert await stage(ask(""), context(node="mine", answer=1, threads=Threads())) is False
     assert handed == [(check, "validation")]
+
+
+async def test_a_def_around_an_async_check(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
+    """A check behind a decorator that is no coroutine function is awaited as well."""
+
+    async def check(query: Any, ctx: Any) -> bool:  # noqa: ARG001
+        return False
+
+    class Threads:
+        async def run(self, function: Callable[..., Any], *args: Any, name: str = "") -> Any:  # noqa: ARG002
+            return function(*args)
+
+    stage = pipeline(functools.partial(check)).stage(StageType.VALIDATION).call
+    assert await stage(ask(""), context(node="mine", answer=1, threads=Threads())) is False
+
+
+async def test_a_verdict_of_numpy(ask: Callable[..., Any], context: Callable[..., Any]) -> None:
+    """A bool of numpy, such as ``np.isfinite`` returns, is a verdict."""
+
+    async def check(query: Any, ctx: Any) -> Any:  # noqa: ARG001
+        return np.isfinite(ctx.answer)
+
+    stage = pipeline(check).stage(StageType.VALIDATION).call
+    assert await stage(ask(""), context(node="mine", answer=1.0)) is True
+    assert await stage(ask(""), context(node="mine", answer=float("inf"))) is False
 
 
 async def test_check_without_verdict(ask: Callable[..., Any], context: Callable[..., Any]) -> None:

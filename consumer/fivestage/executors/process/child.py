@@ -220,9 +220,10 @@ class _Child:
             self._tick()
 
     def _on_done(self, _: Job, history: StageHistory, completed: bool) -> None:  # noqa: FBT001 - see TaskHost
+        assert isinstance(history, Reporter)  # noqa: S101 - see _start
         history.closed = True
-        if not completed:
-            self._report(history, completed=False)
+        if history.serial in self._jobs:  # it was cancelled, or ended by an unexpected error
+            self._report(history, completed=completed)
 
     def _on_wait(self, _: Job, history: StageHistory, times: tuple[float, float] | None) -> None:
         assert isinstance(history, Reporter)  # noqa: S101 - see _start
