@@ -20,7 +20,7 @@ from fivestage.settings import TopicSettings
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PRODUCE, FETCH, OFFSET_COMMIT, HEARTBEAT, SYNC_GROUP = 0, 1, 8, 12, 14
+PRODUCE, FETCH, OFFSET_COMMIT, JOIN_GROUP, HEARTBEAT, SYNC_GROUP = 0, 1, 8, 11, 12, 14
 """API keys of the Kafka protocol."""
 TESTS = Path(__file__).parents[1]
 SESSION: dict[str, object] = {"kafka.session_timeout_ms": 2500, "kafka.heartbeat_interval_ms": 250}

@@ -248,6 +248,9 @@ async def test_a_position_that_cannot_be_looked_up() -> None:
     client: Any = Refusing(ledger, TopicAuthorizationFailedError())
     with pytest.raises(ConfigurationError, match="not allowed to read topic 'queries': grant Read on it"):
         await OffsetReset(client, ledger, Observer(), settings()).restore(lost)
+    client = Refusing(ledger, TopicAuthorizationFailedError({"returns"}))
+    with pytest.raises(ConfigurationError, match="not allowed to read topic 'returns'"):
+        await OffsetReset(client, ledger, Observer(), settings()).restore(lost)
     client = Refusing(ledger, RequestTimedOutError())
     before = asyncio.get_running_loop().time()
     await OffsetReset(client, ledger, Observer(), settings()).restore(lost)

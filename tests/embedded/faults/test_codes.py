@@ -9,7 +9,7 @@ import pytest
 
 from embedded.faults.test_rebuild import TOPICS, all_answered, rebuilds
 from support.feeder import event, write
-from support.mock import FETCH, HEARTBEAT, OFFSET_COMMIT, PRODUCE, SESSION, Mock
+from support.mock import FETCH, HEARTBEAT, JOIN_GROUP, OFFSET_COMMIT, PRODUCE, SESSION, Mock
 from support.process import ServiceProcess
 
 if TYPE_CHECKING:
@@ -52,6 +52,24 @@ def test_unknown_error_codes(
     assert len(service.log) < MOST_LINES, service.log
     record_property("rebuilds", int(sum(found.values())))
     record_property("log lines", len(service.log))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (23, "group 'fivestage' has members that share partitions in another way"),
+        (24, "the brokers do not accept kafka.group_id = 'fivestage'"),
+        (26, "the brokers do not accept kafka.session_timeout_ms = "),
+    ],
+)
+def test_a_group_that_does_not_take_the_member(code: int, said: str) -> None:
+    """Settings that the group rejects end the service with exit code 2, and the line names them."""
+    with Mock() as mock:
+        mock.push(JOIN_GROUP, [code] * 100)
+        service = ServiceProcess("support.apps:load", mock.bootstrap)
+        service.launch()
+        assert service.wait(60) == 2
+    assert said in service.log[-1]["error"]
 
 
 @pytest.mark.fault(39)

@@ -6,7 +6,13 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    InconsistentGroupProtocolError,
+    InvalidGroupIdError,
+    InvalidSessionTimeoutError,
+    TopicAuthorizationFailedError,
+)
 
 from fivestage.errors import ConfigurationError
 
@@ -92,9 +98,35 @@ def raise_if_forbidden(error: Exception, *, topic: str, group_id: str) -> None:
     """Raise ConfigurationError, naming the right to grant, if *error* is a denied right to consume."""
     match error:
         case TopicAuthorizationFailedError():
-            denied = f"not allowed to read topic {topic!r}"
+            denied = f"not allowed to read topic {_topics_of(error) or topic!r}"
         case GroupAuthorizationFailedError():
             denied = f"not allowed to use group {group_id!r}"
         case _:
             return
     raise ConfigurationError(f"{denied}: grant Read on it to this principal") from error
+
+
+def _topics_of(error: TopicAuthorizationFailedError) -> str:
+    """The topics that the client names in an error: one, or a set; empty if it names none."""
+    named = error.args[0] if error.args else ()
+    return ", ".join(map(repr, sorted({named} if isinstance(named, str) else named)))
+
+
+def raise_if_not_joined(error: Exception, kafka: KafkaSettings) -> None:
+    """Raise ConfigurationError, naming the setting, if *error* is a group's refusal of this member."""
+    match error:
+        case InvalidSessionTimeoutError():
+            wrong = (
+                f"the brokers do not accept kafka.session_timeout_ms = {kafka.session_timeout_ms}: see their "
+                "group.min.session.timeout.ms and group.max.session.timeout.ms"
+            )
+        case InconsistentGroupProtocolError():
+            wrong = (
+                f"group {kafka.group_id!r} has members that share partitions in another way: give "
+                "kafka.group_id a name that no other program uses"
+            )
+        case InvalidGroupIdError():
+            wrong = f"the brokers do not accept kafka.group_id = {kafka.group_id!r}"
+        case _:
+            return
+    raise ConfigurationError(wrong) from error

@@ -25,7 +25,7 @@ from aiokafka.errors import (
 from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.errors import BrokerError
 from fivestage.kafka import aiokafka_internals
-from fivestage.kafka.connection.connection import raise_if_forbidden
+from fivestage.kafka.connection.connection import raise_if_forbidden, raise_if_not_joined
 from fivestage.kafka.consumer.assigned import highwater_of, seek
 from fivestage.kafka.consumer.batch_check import UnreadableBatchError
 from fivestage.kafka.consumer.offset_reset import LOST_POSITION
@@ -70,7 +70,7 @@ class FetchRecovery:
         self._ledger = ledger
         self._register = register
         self._topic = settings.topics.queries
-        self._group_id = settings.kafka.group_id
+        self._kafka = settings.kafka
         self._from_beginning = settings.kafka.auto_offset_reset == "earliest"
         self._patience_ms = max(READ_TIMEOUT_MS, 2 * longest_fetch_ms)
         """Milliseconds to wait for a record that exists. Longer than a fetch waits at the broker: aiokafka
@@ -80,12 +80,13 @@ class FetchRecovery:
         """True if *error* needs no recovery; False if a record may be unreadable.
 
         Raises:
-            ConfigurationError: this principal may not consume.
+            ConfigurationError: this principal may not consume, or the group does not take this member.
             BrokerError: the consumer has failed.
         """
         if isinstance(error, LOST_POSITION):
             return True  # the next fetch raises it again, and resets the position
-        raise_if_forbidden(error, topic=self._topic, group_id=self._group_id)
+        raise_if_forbidden(error, topic=self._topic, group_id=self._kafka.group_id)
+        raise_if_not_joined(error, self._kafka)
         match error:
             case ConsumerStoppedError() | IllegalStateError():
                 return True

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fivestage.settings import Settings
 
 JOINED_WITHIN_S = 120.0
-"""Seconds that joining may take: a rebalance takes kafka.rebalance_timeout_ms, or a few times that."""
+"""Seconds that joining may take, or three times kafka.rebalance_timeout_ms where that is longer."""
 LOG_WAIT_AFTER_S = 1.0
 """Seconds of joining after which the wait is logged; an ordinary rebalance takes less."""
 
@@ -84,7 +84,8 @@ class GroupMember:
         self._source = self._make_source()
         self._rebuilder = Rebuilder("consumer", observer, reach)
         self.progress = ProgressWatch(ledger, self.mark_for_replacement)
-        self.join_tracker = StallTracker(JOINED_WITHIN_S)
+        self._join_within_s = max(JOINED_WITHIN_S, 3 * settings.kafka.rebalance_timeout_ms / 1000)
+        self.join_tracker = StallTracker(self._join_within_s)
         self._group = PartitionKey(settings.topics.queries, -1)
         """The key of the group in ``join_tracker``, whose keys are partitions."""
         self._joining_since: float | None = None
@@ -167,7 +168,8 @@ class GroupMember:
         self._log_join(now, joining=joining)
         if self.join_tracker.update({self._group: None} if joining else {}, now):
             text = (
-                f"the group's coordinator answers, but the member has not joined for {JOINED_WITHIN_S:.0f} s"
+                "the group's coordinator answers, but the member has not joined for "
+                f"{self._join_within_s:.0f} s"
             )
             self.mark_for_replacement(self.consumer, ClientFault("not_joined", text))
         fetching = self._fetching
