@@ -90,6 +90,10 @@ class RebalancingConsumer:
         """Seek to the beginning."""
         self.seek(partition, 0)
 
+    def assignment(self) -> set[TopicPartition]:
+        """Return the partitions, which stay assigned."""
+        return {TopicPartition(*key) for key in BOTH}
+
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Seek to an offset."""
         if self.rebalanced:

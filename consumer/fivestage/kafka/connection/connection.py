@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,24 +55,38 @@ def connection_options(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
-    """Make the TLS context (1.2 or newer, certificate and host name checked); None for a plaintext protocol.
+    """The TLS context (1.2 or newer, certificate and host name checked); None for a plaintext protocol.
+
+    It is made anew when a certificate file has changed; reading the system's authorities takes a tenth of a
+    second, in which the loop stands still.
 
     Raises:
         ConfigurationError: a certificate file cannot be used.
     """
     if not kafka.security_protocol.endswith("SSL"):
         return None
+    secret = kafka.ssl_key_password
+    password = secret.get_secret_value() if secret is not None else None
+    files = kafka.ssl_cafile, kafka.ssl_certfile, kafka.ssl_keyfile
+    return _context(*files, password, certificate_stamp(kafka))
 
-    def password() -> str:
+
+@functools.lru_cache(maxsize=2)
+def _context(
+    cafile: Path | None, certfile: Path | None, keyfile: Path | None, password: str | None, _: object
+) -> ssl.SSLContext:
+    """Make the TLS context; the last argument changes with the files."""
+
+    def password_of_key() -> str:
         """Return the password of an encrypted key, for which OpenSSL would otherwise ask on the terminal."""
-        if kafka.ssl_key_password is None:
+        if password is None:
             raise ConfigurationError("kafka.ssl_keyfile is encrypted: set kafka.ssl_key_password")
-        return kafka.ssl_key_password.get_secret_value()
+        return password
 
     try:
-        context = ssl.create_default_context(cafile=kafka.ssl_cafile)
-        if kafka.ssl_certfile is not None:
-            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile, password)
+        context = ssl.create_default_context(cafile=cafile)
+        if certfile is not None:
+            context.load_cert_chain(certfile, keyfile, password_of_key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"kafka.ssl_*: cannot use the certificate files: {error}") from None
     return context
@@ -98,7 +113,7 @@ def raise_if_forbidden(error: Exception, *, topic: str, group_id: str) -> None:
     """Raise ConfigurationError, naming the right to grant, if *error* is a denied right to consume."""
     match error:
         case TopicAuthorizationFailedError():
-            denied = f"not allowed to read topic {_topics_of(error) or topic!r}"
+            denied = f"not allowed to read topic {_topics_of(error) or repr(topic)}"
         case GroupAuthorizationFailedError():
             denied = f"not allowed to use group {group_id!r}"
         case _:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from aiokafka.errors import MessageSizeTooLargeError
 
@@ -75,9 +75,7 @@ async def replay(
     """
     marked = {one async for one in letters(settings) if isinstance(one, Mark)}
     topic = selection.topic or settings.topics.only_input()
-    names = topic, settings.topics.dead_letters
-    async with open_producer(settings, *names, max_request_size=topics.DEAD_LETTER_BYTES) as producer:
-        replayer = _Replayer(producer, topic, dry_run=dry_run)
+    async with _Replayer(settings, topic, dry_run=dry_run) as replayer:
         waiting: list[DeadLetter] = []
         chosen = 0
         async with aclosing(letters(settings)) as found:
@@ -111,10 +109,27 @@ def _fate(letter: DeadLetter, marked: set[Mark], *, again: bool) -> Fate:
 class _Replayer:
     """Writes the records of dead letters to one topic, and a mark to the topic of each letter."""
 
-    def __init__(self, producer: AIOKafkaProducer, topic: str, *, dry_run: bool) -> None:
-        self._producer = producer
+    _producer: AIOKafkaProducer
+
+    def __init__(self, settings: Settings, topic: str, *, dry_run: bool) -> None:
+        self._settings = settings
         self._topic = topic
         self._dry_run = dry_run
+        self._opened = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._opened.aclose()
+
+    async def _open(self) -> None:
+        """Connect a new producer, in place of the last one."""
+        await self._opened.aclose()
+        names = self._topic, self._settings.topics.dead_letters
+        opening = open_producer(self._settings, *names, max_request_size=topics.DEAD_LETTER_BYTES)
+        self._producer = await self._opened.enter_async_context(opening)
 
     async def write(self, chosen: Sequence[DeadLetter]) -> list[ReplayOutcome]:
         """Write the records of letters, then mark the letters whose records the broker has stored."""
@@ -138,6 +153,8 @@ class _Replayer:
         """
         sent = [await self._send_record(letter) for letter in chosen]
         await answered([future for future in sent if future is not None])
+        if any(future is not None and future.exception() is not None for future in sent):
+            await self._open()  # aiokafka has counted what was refused: the broker would refuse what follows
         return [future is not None and future.exception() is None for future in sent]
 
     async def _send_record(self, letter: DeadLetter) -> asyncio.Future[object] | None:
