@@ -15,6 +15,7 @@ from aiokafka.producer.message_accumulator import MessageAccumulator
 from fivestage.core.records import Output, OutputRecord
 from fivestage.errors import ConfigurationError, PublishError
 from fivestage.kafka.aiokafka_internals import abort_producer
+from fivestage.kafka.connection.rebuild_policy import ClientFault
 from fivestage.kafka.producer.produce_request import EventRequest
 from fivestage.kafka.producer.sink import LATE_CHECKS
 from fivestage.settings import TopicSettings
@@ -181,6 +182,19 @@ async def test_partitions_that_are_added(publisher: Publisher) -> None:
     cluster.partitions_for_topic = lambda _: None  # the topic is gone for a while: none of its queues is
     publisher.sink.look(0.0)
     assert len(queues) == 7
+
+
+async def test_partitions_that_are_removed(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a topic that was created again with fewer partitions, the records of the others are published."""
+    queues = publisher.sink._queues[Output.RESULTS]
+    key = next(key for key in (b"%d" % number for number in range(99)) if _place(key, 4) == 3)
+    monkeypatch.setattr(publisher.sink.producer, "partition_count", lambda _: 2)
+    publisher.sink.producer.rebuild(ClientFault("unacknowledged", "a partition has no leader"))
+    publisher.publish("a", "b", key=key)
+    assert len(queues[3].pending) == 2
+    await until(lambda: len(publisher.acked) == 2)
+    assert len(queues) == 2
+    assert publisher.acked == publisher.written() == ["a", "b"]
 
 
 def _place(key: bytes, partitions: int) -> int:

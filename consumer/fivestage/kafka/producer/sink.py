@@ -9,6 +9,7 @@ the same ids and in the same order.
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import structlog
@@ -201,6 +202,23 @@ class Sink:
                 log.info("partitions added", topic=topic, before=len(queues), now=count)
                 queues.extend([PartitionQueue(topic, number) for number in range(len(queues), count)])
 
+    def _remove_partitions(self) -> None:
+        """Move the records of partitions that are gone, as where a topic was created again, to the others.
+
+        Done after a rebuild, when the metadata are new and nothing is in flight.
+        """
+        for output, queues in self._queues.items():
+            topic = self._topics[output]
+            count = self.producer.partition_count(topic)
+            if not 0 < count < len(queues):
+                continue
+            log.warning("partitions removed", topic=topic, before=len(queues), now=count)
+            removed = queues[count:]
+            del queues[count:]
+            for record, delivery in chain.from_iterable(queue.pending for queue in removed):
+                number = self._keyless if record.key is None else murmur2(record.key) & 0x7FFFFFFF
+                queues[number % count].pending.append((record, delivery))
+
     async def _take_back(self) -> None:
         """Stop the sender and requeue what is in flight."""
         sender, self._sender = self._sender, None
@@ -213,6 +231,7 @@ class Sink:
 
     def _send_all(self) -> None:
         self._sender = self._make_sender()
+        self._remove_partitions()
         for queues in self._queues.values():
             for queue in queues:
                 if queue.pending and not (queue.busy or queue.closed):
