@@ -70,6 +70,10 @@ class _ProducingClient(Client):
         self._md_update_fut: asyncio.Task[None] | None = None
         self.closed = False
 
+    def partitions_for_topic(self, _: str) -> set[int]:
+        """Return the partitions of an output topic."""
+        return set(range(self._cluster.broker.output_partitions))
+
     def leader_for_partition(self, place: TopicPartition) -> int:
         """Return the leader of a partition; -1 while there is none."""
         return self._leaders[place.partition]

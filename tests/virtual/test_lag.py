@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.observer import Observer
 from fivestage.kafka.consumer.source import Source
 from fivestage.settings import Settings
 from support.members import drain_nothing, ignore_unanswered
-
-if TYPE_CHECKING:
-    from aiokafka import TopicPartition
 
 KEY = PartitionKey("queries", 0)
 
@@ -27,6 +25,10 @@ class Client:
         state = SimpleNamespace(position=position, has_valid_position=position is not None)
         assignment = SimpleNamespace(state_value=lambda _: state)
         self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+
+    def assignment(self) -> set[TopicPartition]:
+        """Return the partition, which stays assigned."""
+        return {TopicPartition(*KEY)}
 
     def highwater(self, _: TopicPartition) -> int:
         """Return the offset after the partition's last record."""

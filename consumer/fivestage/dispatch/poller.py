@@ -56,8 +56,6 @@ class Poller:
         """Poll and dispatch until ``stop``; an error of the source ends it."""
         self._time_slice = TimeSlice(asyncio.get_running_loop().time)
         while not self._stopping:
-            if self._time_slice.is_over():  # by fetches that found nothing, or failed at once
-                await self._let_others_run()
             if not self.back_pressure.has_room():
                 await self._wait_for_room(source)
                 continue
@@ -72,6 +70,8 @@ class Poller:
 
         Nor must a series of fetches that find their records ready, as each with room for one record may.
         """
+        if self._time_slice.is_over():
+            await self._let_others_run()
         if fetched:
             self._observer.received(len(fetched))
         for item in fetched:
