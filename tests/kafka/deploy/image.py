@@ -140,6 +140,7 @@ class Container:
         settings: Settings by their dotted key, such as ``{"kafka.group_id": "g"}``.
         command: Replaces the image's own.
         mounts: Files of the host by their path in the container.
+        until_ready: Wait for the service at the beginning of the ``with``.
     """
 
     def __init__(
@@ -148,7 +149,10 @@ class Container:
         settings: Mapping[str, object],
         command: Sequence[str] = (),
         mounts: Mapping[str, Path] | None = None,
+        *,
+        until_ready: bool = True,
     ) -> None:
+        self._until_ready = until_ready
         self.name = f"fivestage-test-{uuid.uuid4().hex[:12]}"
         self.port = _free_port()
         every = {**settings, "admin.port": self.port}
@@ -163,7 +167,8 @@ class Container:
         named = ("--name", self.name, "--label", LABEL, "--network", "host")
         docker("run", "--detach", *named, *HARDENED, *self._options, self._image, *self._command)
         try:
-            self.wait_until("/readyz answers 200", lambda: self.get("/readyz")[0] == http.HTTPStatus.OK)
+            if self._until_ready:
+                self.wait_until("/readyz answers 200", lambda: self.get("/readyz")[0] == http.HTTPStatus.OK)
         except BaseException:
             self.__exit__()
             raise

@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kafka
 
+ENDLESS_APP = """
+import sys
+import time
+
+print("importing", file=sys.stderr, flush=True)
+time.sleep(3600)
+"""
 SLOW_APP = """
     import asyncio
     from fivestage import Pipeline
@@ -124,6 +131,17 @@ def test_health_check_fails_without_a_listener(image: str, kafka: RealBroker, to
         _, *probe = service.inspect("Config.Healthcheck.Test")
         with pytest.raises(AssertionError, match="ConnectionRefusedError"):
             service.run("env", "FIVESTAGE_ADMIN__PORT=1", *probe)
+
+
+def test_stop_while_the_app_is_imported(image: str, tmp_path: Path) -> None:
+    """``docker stop`` ends a service whose app is still being imported, as a model that loads."""
+    app = tmp_path / "endless.py"
+    app.write_text(ENDLESS_APP)
+    app.chmod(0o644)
+    starting = Container(image, {}, ("run", "endless:app"), {"/app/endless.py": app}, until_ready=False)
+    with starting as service:
+        service.wait_until("the app is imported", lambda: "importing" in str(service.log()))
+        assert service.stop() == 143
 
 
 def test_stop_lets_a_query_finish(image: str, kafka: RealBroker, topics: TopicSet, tmp_path: Path) -> None:
