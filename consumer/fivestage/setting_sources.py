@@ -69,7 +69,9 @@ def unknown_variables(model: type[BaseModel]) -> Iterator[tuple[str, str | None]
     for variable in sorted(os.environ):
         section, nested, rest = variable.removeprefix(PREFIX).lower().partition("__")
         if variable.startswith(PREFIX) and section not in known:
-            close = difflib.get_close_matches(section, sorted(right), n=1, cutoff=MISSPELT)
+            is_port = os.environ[variable].startswith(("tcp://", "udp://"))  # of a Service, from Kubernetes
+            names = () if is_port else sorted(right)
+            close = difflib.get_close_matches(section, names, n=1, cutoff=MISSPELT)
             proposal = f"{PREFIX}{right[close[0]]}{nested}{rest}".upper() if close else None
             yield variable, proposal
 

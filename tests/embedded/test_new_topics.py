@@ -10,8 +10,8 @@ from aiokafka import TopicPartition
 
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.observer import Observer
-from fivestage.kafka.aiokafka_internals import client_of
-from fivestage.kafka.consumer.assigned import highwater_of, pause, resume, seek
+from fivestage.kafka.aiokafka_internals import client_of, highwater_of
+from fivestage.kafka.consumer.assigned import pause, resume, seek
 from fivestage.kafka.consumer.committer import Committer
 from fivestage.kafka.embedded_broker import EmbeddedBroker
 from fivestage.kafka.embedded_group import EmbeddedConsumer

@@ -72,8 +72,10 @@ def test_variables_that_set_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for name in (*wrong, "LANE", "CONFIG", "NODES__A__B"):
         monkeypatch.setenv(f"FIVESTAGE_{name}", "1")
+    monkeypatch.setenv("FIVESTAGE_ADMIN_PORT", "tcp://10.0.0.7:80")  # of a Service called fivestage-admin
     settings = Settings()
     assert list(unknown_variables(type(settings))) == [
+        ("FIVESTAGE_ADMIN_PORT", None),
         ("FIVESTAGE_KAFKA_BOOTSTRAP_SERVERS", "FIVESTAGE_KAFKA__BOOTSTRAP_SERVERS"),
         ("FIVESTAGE_OTHER__X", None),
         ("FIVESTAGE_PIPELIN__TOTAL_TIMEOUT_MS", "FIVESTAGE_PIPELINE__TOTAL_TIMEOUT_MS"),

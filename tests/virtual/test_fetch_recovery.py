@@ -56,7 +56,7 @@ class RebalancingConsumer:
         corrupt: Sequence[PartitionKey] = (),
         position: int | None = 7,
     ) -> None:
-        state = SimpleNamespace(position=position, has_valid_position=position is not None)
+        state = SimpleNamespace(position=position, has_valid_position=position is not None, highwater=None)
         assignment = SimpleNamespace(state_value=lambda _: state)
         self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
         self._fetcher = SimpleNamespace(_fetch_task=None)
@@ -102,9 +102,6 @@ class RebalancingConsumer:
     def end_task(self) -> None:
         """Fail a task of the client; its exception is raised by fetches."""
         self._fetcher._fetch_task = SimpleNamespace(done=lambda: True)
-
-    def highwater(self, _: TopicPartition) -> None:
-        """Return no end offset."""
 
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the beginning offsets."""

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
 
 from fivestage.core.ledger import Ledger, PartitionKey
 from fivestage.core.observer import Observer
@@ -21,18 +20,11 @@ class Client:
     """A consumer that has fetched up to *highwater* and hands over *position* next."""
 
     def __init__(self, highwater: int, position: int | None) -> None:
-        self._highwater = highwater
-        state = SimpleNamespace(position=position, has_valid_position=position is not None)
+        state = SimpleNamespace(
+            position=position, has_valid_position=position is not None, highwater=highwater
+        )
         assignment = SimpleNamespace(state_value=lambda _: state)
         self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
-
-    def assignment(self) -> set[TopicPartition]:
-        """Return the partition, which stays assigned."""
-        return {TopicPartition(*KEY)}
-
-    def highwater(self, _: TopicPartition) -> int:
-        """Return the offset after the partition's last record."""
-        return self._highwater
 
 
 @pytest.mark.parametrize(

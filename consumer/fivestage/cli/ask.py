@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import uuid
 from typing import TYPE_CHECKING, Annotated, Final
@@ -81,19 +82,28 @@ def _warn_of_budget(most_ms: int, event: QueryEvent) -> None:
 def _result(app: Pipeline, settings: Settings, event: QueryEvent) -> PipelineResult:
     """Run the query on an event loop of this thread.
 
-    Not by ``asyncio.run``, which would wait for code that ignores its cancellation, and for threads.
+    Not by ``asyncio.run``, which would wait for code that ignores its cancellation, and for threads. As with
+    it the first Ctrl-C cancels the query, so that resources are closed, and the second one raises
+    KeyboardInterrupt in code that does not return.
     """
     import asyncio
 
     loop = asyncio.new_event_loop()
     asking = loop.create_task(_ask(app, settings, event))
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+        loop.call_soon_threadsafe(asking.cancel)
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
         return loop.run_until_complete(asking)
-    except KeyboardInterrupt:
-        asking.cancel()  # closes the app's resources
-        loop.run_until_complete(asyncio.wait([asking], timeout=LEAVE_S))
-        raise
     finally:
+        signal.signal(signal.SIGINT, before)
         loop.close()
 
 
@@ -113,20 +123,21 @@ async def _ask(app: Pipeline, settings: Settings, event: QueryEvent) -> Pipeline
         deadline_header=settings.outbound.deadline_header,
     )
     asyncio.get_running_loop().set_default_executor(DefaultExecutor(orchestrator.threads))
-    async with orchestrator:
-        result = await orchestrator.process_query(
-            event.user_input,
-            query_id=event.query_id,
-            lane=event.lane or settings.lane,
-            budget_ms=event.budget_ms,
-            allow_partial=event.allow_partial,
-        )
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    if left:
-        await asyncio.wait(left, timeout=LEAVE_S)
-    return result
+    try:
+        async with orchestrator:
+            return await orchestrator.process_query(
+                event.user_input,
+                query_id=event.query_id,
+                lane=event.lane or settings.lane,
+                budget_ms=event.budget_ms,
+                allow_partial=event.allow_partial,
+            )
+    finally:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=LEAVE_S)
 
 
 def _print(result: PipelineResult) -> None:

@@ -108,7 +108,7 @@ def require_text(argument: str, name: str) -> None:
 
 @contextlib.contextmanager
 def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) -> Iterator[None]:
-    """Turn expected errors, Ctrl-C and a closed pipe into an exit code and at most one line of text.
+    """Turn expected errors, Ctrl-C and failures of standard output into an exit code and at most one line.
 
     All commands run inside of it; a command with other exit codes uses it once more.
     If importing the author's module failed, the traceback of the author's own frames comes before that line.
@@ -130,13 +130,11 @@ def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) 
         _exit(f"{authors_traceback(error)}fivestage: {error}", 2)
     except FivestageError as error:
         _exit(f"fivestage: {error}", 1)
-    except (
-        OSError
-    ) as error:  # standard output cannot be written; what is left would be tried again at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # usually standard output cannot be written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be written
         if isinstance(error, BrokenPipeError):
             raise typer.Exit(reader_gone) from None
-        _exit(f"fivestage: {error or type(error).__name__}", 1)
+        _exit(f"fivestage: {str(error) or type(error).__name__}", 1)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "CancelledError":
             raise typer.Exit(interrupted) from None  # by name: --help should not have to import asyncio
@@ -144,7 +142,8 @@ def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) 
 
 
 def _exit(text: str, code: int) -> None:
-    print(text, file=sys.stderr)
+    with contextlib.suppress(OSError):  # a disk that is full does not change the exit code
+        print(text, file=sys.stderr, flush=True)
     raise typer.Exit(code) from None
 
 

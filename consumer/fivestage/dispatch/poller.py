@@ -68,7 +68,8 @@ class Poller:
     async def _dispatch_all(self, fetched: Sequence[Record | CorruptRecord]) -> None:
         """Dispatch by time slices: decoding must not delay the deadlines of the queries in flight.
 
-        Nor must a series of fetches that find their records ready, as each with room for one record may.
+        Nor must a series of fetches that find their records ready, as each with room for one record may. So
+        the loop turns once after a fetch that took longer than a slice, also if it only waited.
         """
         if self._time_slice.is_over():
             await self._let_others_run()
@@ -84,7 +85,7 @@ class Poller:
         self._time_slice = TimeSlice(asyncio.get_running_loop().time)
 
     async def _wait_for_room(self, source: RecordSource) -> None:
-        """Wait for room. A long wait pauses the source but goes on polling it, to stay in the group."""
+        """Wait for room. A long wait pauses the source but goes on polling it, which raises its failures."""
         has_room = self.back_pressure.has_room
         if await self._dispatcher.progress.wait_until(has_room, LONG_WAIT_S):
             return

@@ -93,11 +93,22 @@ def back_off_failed_fetches(consumer: AIOKafkaConsumer, *, pause_s: float) -> No
 
 def position_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:
     """The offset of the next record to hand over; None while it is unknown or the partition not assigned."""
+    state = _state_of(consumer, partition)
+    return state.position if state is not None and state.has_valid_position else None
+
+
+def highwater_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:
+    """The end of a partition as of the last fetch; None while it is unknown or the partition not assigned."""
+    state = _state_of(consumer, partition)
+    return None if state is None else state.highwater
+
+
+def _state_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> Any:
+    """What is known of a partition; None if it is not assigned. May be called in another thread."""
     client: Any = consumer
     subscription = client._subscription.subscription
     assignment = subscription.assignment if subscription is not None else None
-    state = assignment.state_value(partition) if assignment is not None else None
-    return state.position if state is not None and state.has_valid_position else None
+    return assignment.state_value(partition) if assignment is not None else None
 
 
 def has_buffered(consumer: AIOKafkaConsumer, partition: TopicPartition) -> bool:

@@ -82,7 +82,7 @@ def configure(
     # Likewise for records of failed nodes: a slow handler of the app would block the nodes' event loop.
     nodes = logging.getLogger(LOGGER)
     nodes.handlers, nodes.propagate = [handler], False
-    for name, logger in logging.root.manager.loggerDict.items():
+    for name, logger in list(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and name.partition(".")[0] in _NOT_DISABLED:
             logger.disabled = False
 

@@ -86,9 +86,9 @@ class CallResult:
 
 
 def _is_one_of(error: BaseException, classes: tuple[type[BaseException], ...]) -> bool:
-    if not isinstance(error, BaseExceptionGroup):  # as from a TaskGroup
+    if not isinstance(error, BaseExceptionGroup):
         return isinstance(error, classes)
-    try:
+    try:  # a group, as from a TaskGroup
         return error.split(classes)[1] is None
     except Exception:  # noqa: BLE001 - the class is the author's, and how it is divided
         return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from fivestage._asyncio import wait_at_most
@@ -93,7 +92,6 @@ class Orchestrator:
         self.app = app or Pipeline()
         self.plan = plan or Plan.of()
         self.threads = ThreadPool(threads)
-        weakref.finalize(self, self.threads.close).atexit = False  # idle threads end with the last reference
         settings = nodes if isinstance(nodes, NodeSettings) else NodeSettings.of(self.app, nodes)
         self.resources = ResourceManager(
             self.app.resources, start_timeout_s=start_timeout_ms / 1000, settings=settings

@@ -182,8 +182,10 @@ class Reloader:
     def _import_now(self) -> tuple[Pipeline, Mapping[str, ModuleType]]:
         earlier = self._sources.take_modules()
         try:
-            app = load_app(self._target)
-            configure_again()
+            try:
+                app = load_app(self._target)
+            finally:
+                configure_again()
             errors = self._check(app)
         except BaseException:
             self._sources.restore(earlier)

@@ -82,10 +82,12 @@ async def call_node(
     limits = {StageType.PROCESSING: budget_ms}
     plan = Plan.of(total_timeout_ms=budget_ms + OTHERS_MS, stage_timeouts_ms=limits)
     settings = NodeSettings.of(app, nodes, only=name)  # of the whole app: its resources may read them
-    async with Orchestrator(
-        alone, plan=plan, start_timeout_ms=START_TIMEOUT_MS, nodes=settings
-    ) as orchestrator:
-        result = await orchestrator.process_query(user_input, lane=lane, context=context)
+    orchestrator = Orchestrator(alone, plan=plan, start_timeout_ms=START_TIMEOUT_MS, nodes=settings)
+    try:
+        async with orchestrator:
+            result = await orchestrator.process_query(user_input, lane=lane, context=context)
+    finally:
+        orchestrator.threads.close()
     stage = next(one for one in result.stages if one.stage_type is StageType.PROCESSING)
     if stage.outcome is not Outcome.ERROR:
         return stage

@@ -50,8 +50,15 @@ async def mine(query, ctx):
     if word == "leave":
         asyncio.create_task(asyncio.sleep(3600))
     if word == "interrupt":
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(3600)
+    if word == "interrupt later":
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGINT)
         await asyncio.sleep(3600)
+    if word == "interrupt twice":
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(3600)
     if word == "offer":
         ctx.offer("the first part", confidence=0.4)
         await asyncio.sleep(3600)
@@ -179,10 +186,13 @@ def test_an_answer_that_validation_rejects(tmp_path: Path) -> None:
     )
 
 
-def test_interrupted(tmp_path: Path) -> None:
-    """Ctrl-C ends the query, and closes the resources."""
-    ran = ask(tmp_path, "interrupt", **PATIENT)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "opened\nclosed\n")
+@pytest.mark.parametrize("word", ["interrupt", "interrupt later", "interrupt twice"])
+def test_interrupted(tmp_path: Path, word: str) -> None:
+    """Ctrl-C ends the query and closes the resources; the second one interrupts code that blocks."""
+    ran = ask(tmp_path, word, **PATIENT)
+    assert (ran.returncode, ran.stdout) == (130, "")
+    assert {"opened", "closed"} <= set(ran.stderr.splitlines()), ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_a_task_that_is_left(tmp_path: Path) -> None:

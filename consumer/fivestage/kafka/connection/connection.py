@@ -93,12 +93,13 @@ def _context(
 
 
 def certificate_stamp(kafka: KafkaSettings) -> tuple[tuple[int, int, int] | None, ...]:
-    """A value that changes whenever a certificate file is written, replaced or removed."""
-    return tuple(
-        _file_stamp(Path(file))
-        for file in (kafka.ssl_cafile, kafka.ssl_certfile, kafka.ssl_keyfile)
-        if file is not None
-    )
+    """A value that changes whenever a certificate file, or one of the system's, is written or removed."""
+    if not kafka.security_protocol.endswith("SSL"):
+        return ()
+    system = ssl.get_default_verify_paths()
+    authorities = (system.cafile, system.capath) if kafka.ssl_cafile is None else (kafka.ssl_cafile,)
+    files = (*authorities, kafka.ssl_certfile, kafka.ssl_keyfile)
+    return tuple(_file_stamp(Path(file)) for file in files if file is not None)
 
 
 def _file_stamp(path: Path) -> tuple[int, int, int] | None:

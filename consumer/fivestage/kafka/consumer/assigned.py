@@ -13,12 +13,6 @@ if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
 
-def highwater_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:
-    """The end of a partition as of the last fetch; None while it is unknown or the partition not assigned."""
-    end: int | None = consumer.highwater(partition) if partition in consumer.assignment() else None
-    return end
-
-
 def seek(consumer: AIOKafkaConsumer, partition: TopicPartition, offset: int) -> None:
     """Read on at *offset*, if the partition is assigned."""
     if partition in consumer.assignment():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, KafkaError
 
 from fivestage._asyncio import wait_at_most
 from fivestage.kafka import aiokafka_internals
@@ -89,7 +89,7 @@ class Committer:
             if not task.done():
                 return "timeout"
             task.result()
-        except (CommitFailedError, IllegalStateError) as error:
+        except CommitFailedError as error:
             return type(error).__name__  # the new owners of the partitions read their records again
         except KafkaError as error:
             name, group_id = type(error).__name__, str(error.args[0] if error.args else "")

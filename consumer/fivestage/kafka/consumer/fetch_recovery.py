@@ -26,7 +26,7 @@ from fivestage.core.records import CorruptRecord, PlainRecord
 from fivestage.errors import BrokerError
 from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.connection.connection import raise_if_forbidden, raise_if_not_joined
-from fivestage.kafka.consumer.assigned import highwater_of, seek
+from fivestage.kafka.consumer.assigned import seek
 from fivestage.kafka.consumer.batch_check import UnreadableBatchError
 from fivestage.kafka.consumer.offset_reset import LOST_POSITION
 
@@ -131,7 +131,9 @@ class FetchRecovery:
     async def _read_alone(self, key: PartitionKey, room: int) -> Found:
         """Read one partition; if that raises, record by record up to the unreadable one."""
         partition, offsets = TopicPartition(*key), self._ledger.offsets(key)
-        highwater = highwater_of(self._consumer, partition) if offsets is not None else None
+        highwater = (
+            aiokafka_internals.highwater_of(self._consumer, partition) if offsets is not None else None
+        )
         if offsets is None or (offsets.next_offset is not None and offsets.next_offset == highwater):
             return []
         try:
@@ -179,7 +181,9 @@ class FetchRecovery:
         detail = f"it cannot be read from its batch ({type(error).__name__})"
         if isinstance(error, UnreadableBatchError):
             first, detail = max(position, error.first), error.detail  # compaction leaves gaps before a batch
-            known = min(error.end or 0, first + room, highwater_of(self._consumer, partition) or 0)
+            known = min(
+                error.end or 0, first + room, aiokafka_internals.highwater_of(self._consumer, partition) or 0
+            )
             end = max(first + 1, known)
         seek(self._consumer, partition, end)
         log.error("records passed over", partition=key.partition, offset=first, end=end, reason=detail)

@@ -55,7 +55,6 @@ from fivestage.core.ledger import Ledger, PartitionKey, numbers_of
 from fivestage.errors import BrokerError, FencedError, FivestageError
 from fivestage.kafka import aiokafka_internals
 from fivestage.kafka.connection.rebuild_policy import ClientFault
-from fivestage.kafka.consumer.assigned import highwater_of
 from fivestage.kafka.consumer.client import consumer_options, start_consumer
 from fivestage.kafka.consumer.fetch_pacing import FetchPacing
 from fivestage.kafka.consumer.fetch_recovery import FetchRecovery
@@ -150,7 +149,7 @@ class Source(ConsumerRebalanceListener):
         self._raise_failure()
         self.pauses.update()
         partitions = {TopicPartition(*key) for key in self._ledger.within_span()}
-        # Paused partitions deliver nothing, but while all are halted the group must still see polls.
+        # Paused partitions deliver nothing, but while all are halted, errors of the group are still raised.
         partitions = partitions or self.consumer.paused()
         if self._ledger.partitions and not partitions:
             await asyncio.sleep(FETCH_TIMEOUT_MS / 1000)
@@ -197,7 +196,7 @@ class Source(ConsumerRebalanceListener):
         # The metrics server calls this in another thread, while partitions may change.
         for key, offsets in list(self._ledger.partitions.items()):
             partition, next_offset = TopicPartition(*key), offsets.next_offset
-            highwater = highwater_of(self.consumer, partition)
+            highwater = aiokafka_internals.highwater_of(self.consumer, partition)
             if highwater is not None and next_offset is not None:
                 # The position passes what is never handed over: transaction markers and aborted records.
                 position = aiokafka_internals.position_of(self.consumer, partition) or 0

@@ -216,6 +216,7 @@ class Sink:
             removed = queues[count:]
             del queues[count:]
             for record, delivery in chain.from_iterable(queue.pending for queue in removed):
+                self._keyless += 1
                 number = self._keyless if record.key is None else murmur2(record.key) & 0x7FFFFFFF
                 queues[number % count].pending.append((record, delivery))
 
