@@ -84,7 +84,7 @@ def test_resource_that_does_not_open(folder: Path) -> None:
     place = f"{folder / 'myapp.py'}:{len(MODULE.splitlines()) + 5}, in http"
     said = f"fivestage: resource 'http' did not open: RuntimeError: no net, at {place}; the service's log:"
     assert ran.stderr.splitlines()[1] == said
-    assert ran.stderr.count("a resource did not open") == 1
+    assert 1 <= ran.stderr.count("a resource did not open") < 5  # in executor.start_timeout_ms there are more
 
 
 def test_settings_of_another_broker(folder: Path) -> None:
