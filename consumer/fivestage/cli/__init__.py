@@ -9,6 +9,7 @@ Invariant: results go to standard output, everything else to standard error. Exi
 a bad result; 2: wrong usage, or settings, topics or permissions must be corrected first.
 """
 
+import sys
 from typing import Any
 
 import typer
@@ -32,16 +33,24 @@ from fivestage.cli import (
     topics,
     watch,
 )
-from fivestage.cli.common import errors_as_one_line, open_standard_streams, quieten_clients
+from fivestage.cli.common import discard_output, errors_as_one_line, open_standard_streams, quieten_clients
 from fivestage.cli.version import VersionOption
 
 
 class _Commands(TyperGroup):
     """All commands, with the handling of errors that they share."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line; help and version are printed before a command is chosen."""
+        open_standard_streams()
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            discard_output()
+            sys.exit(f"fivestage: {error}")
+
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
-        open_standard_streams()
         with errors_as_one_line():
             quieten_clients()
             return super().invoke(ctx)

@@ -52,6 +52,11 @@ def open_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
+def discard_output() -> None:
+    """Write what is still to be written to standard output to nothing: it would fail again at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def load_settings(config: Path | None, bootstrap: str | None = None) -> Settings:
     """Load the settings from file, environment and command line.
 
@@ -131,7 +136,7 @@ def errors_as_one_line(*, interrupted: int = INTERRUPTED, reader_gone: int = 0) 
     except FivestageError as error:
         _exit(f"fivestage: {error}", 1)
     except OSError as error:  # usually standard output cannot be written
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be written
+        discard_output()
         if isinstance(error, BrokenPipeError):
             raise typer.Exit(reader_gone) from None
         _exit(f"fivestage: {str(error) or type(error).__name__}", 1)

@@ -320,6 +320,8 @@ def test_a_start_that_fails(fivestage: Fivestage, arguments: list[str], text: st
         ("explain a --file - <&-", 1, 1),
         ("config show >/dev/full", 1, 1),
         ("schemas export --help >/dev/full", 1, 1),
+        ("--help >/dev/full", 1, 1),
+        ("produce 2>/dev/full", 2, 0),
     ],
 )
 def test_standard_streams(environment: dict[str, str], arguments: str, code: int, lines: int) -> None:
