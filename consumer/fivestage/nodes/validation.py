@@ -38,7 +38,7 @@ def validation_stage(nodes: Mapping[str, Node]) -> Callable[[Query, StageContext
         found = await called
         if inspect.isawaitable(found):  # a def around an async def
             found = await found
-        verdict = _plain(found)
+        verdict = found if isinstance(found, bool) else _plain(found)
         if not isinstance(verdict, bool):
             raise NodeError(f"{check.name} must return True or False, it returned {type_name(found)}")
         ctx.rejection = None if verdict else f"{check.name} returned False"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +60,10 @@ async def test_a_def_around_an_async_check(ask: Callable[..., Any], context: Cal
         async def run(self, function: Callable[..., Any], *args: Any, name: str = "") -> Any:  # noqa: ARG002
             return function(*args)
 
-    stage = pipeline(functools.partial(check)).stage(StageType.VALIDATION).call
+    def wrapped(query: Any, ctx: Any) -> Any:
+        return check(query, ctx)
+
+    stage = pipeline(wrapped).stage(StageType.VALIDATION).call
     assert await stage(ask(""), context(node="mine", answer=1, threads=Threads())) is False
 
 
