@@ -25,6 +25,7 @@ class Always:
         return 1
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("brings", [1, 0], ids=["records", "nothing"])
 async def test_fetches_that_are_ready(monkeypatch: pytest.MonkeyPatch, brings: int) -> None:
     """Fetches that find something ready, or fail at once, let the loop turn once in each time slice."""
