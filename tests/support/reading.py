@@ -141,13 +141,16 @@ def wait_until_committed(
 ) -> None:
     """Wait until the committed positions add up to *count*."""
     consumer = make_consumer(bootstrap, group_id)
-    end, pause, total = time.monotonic() + limit_s, threading.Event(), 0
+    end, pause, positions = time.monotonic() + limit_s, threading.Event(), dict[int, int]()
     try:
-        while total < count:
-            assert time.monotonic() < end, f"{total} of {count} committed after {limit_s} s"
+        while (total := sum(positions.values())) < count:
+            if time.monotonic() > end:
+                ends = ends_of(consumer, topic)
+                behind = {part: (positions.get(part), at) for part, at in ends.items()}
+                raise AssertionError(f"{total} of {count} committed after {limit_s} s: of ends {behind}")
             with contextlib.suppress(*AWAY):  # the broker may be away for a while
-                total = sum(positions_of(consumer, topic).values())
-            if total < count:
+                positions = positions_of(consumer, topic)
+            if sum(positions.values()) < count:
                 pause.wait(0.2)
     finally:
         consumer.close()
