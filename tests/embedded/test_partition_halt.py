@@ -76,7 +76,7 @@ async def test_halted_and_resumed(bootstrap: str) -> None:
 
 
 async def test_every_partition_halted(bootstrap: str) -> None:
-    """With every partition halted the member stays in its group, and stops cleanly."""
+    """With every partition halted the client is still polled, stays in its group, and stops cleanly."""
     limits = {"dlq.max_consecutive": 5, "dlq.pause_ms": 0}
     with ServiceProcess("support.apps:load", bootstrap, limits) as service:
         port = service.log[-1]["admin_port"]

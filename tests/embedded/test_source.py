@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from support.wire import Spoil
 
 pytestmark = pytest.mark.broker
+HOUR_S = 3600
 TOPIC = TopicSettings().queries
 
 
@@ -240,6 +241,18 @@ async def test_each_fetch_asks_for_the_wait_of_its_time(
             if any(one.min_bytes == FULL_BYTES for one in asked):
                 break
         assert any(one.min_bytes == FULL_BYTES and one.max_wait_ms <= 8 for one in asked)
+
+
+async def test_no_partition_may_be_read(producer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While all partitions are too far ahead of their commits, the group still sees polls."""
+    async with reading(producer) as source, asyncio.timeout(20):
+        while source.unready is not None:
+            await source.fetch(10)
+        subscription: Any = source.consumer._subscription
+        monkeypatch.setattr(source._ledger, "within_span", list)
+        subscription._last_fetch_ended -= HOUR_S
+        assert await source.fetch(10) == []
+        assert subscription.fetcher_idle_time < HOUR_S
 
 
 async def test_an_expelled_member_sends_no_commit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 from aiokafka.errors import IllegalStateError
@@ -81,6 +82,10 @@ class Subscription:
     def subscription(self) -> Subscription | None:
         """Return itself, as aiokafka keeps the assignment in an object; None before it subscribes."""
         return self if self.listener is not None else None
+
+    def fetch_context(self) -> contextlib.nullcontext[None]:
+        """Count a poll, for a limit that no schedule reaches."""
+        return contextlib.nullcontext()
 
     def subscribe(self, listener: RebalanceListener) -> None:
         """Start to join the group."""

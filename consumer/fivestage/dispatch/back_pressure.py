@@ -21,7 +21,7 @@ rejections            ``MAX_REMEMBERED`` are not     polling: here; see ``reject
 gate                  the limit of unacknowledged    polling: here; opens when a quarter is acknowledged
                       records is reached
 pause                 polling was held back for      fetching: ``poller`` pauses the source, but polls it on
-                      ``LONG_WAIT_S``                it to notice its failures
+                      ``LONG_WAIT_S``                it to stay in the group
 key lines             a partition has its share of   reading that partition: ``core.ledger``
                       ``MAX_IN_LINE`` waiting
                       behind keys, or of

@@ -85,7 +85,7 @@ class Poller:
         self._time_slice = TimeSlice(asyncio.get_running_loop().time)
 
     async def _wait_for_room(self, source: RecordSource) -> None:
-        """Wait for room. A long wait pauses the source but goes on polling it, which raises its failures."""
+        """Wait for room. A long wait pauses the source but goes on polling it, to stay in the group."""
         has_room = self.back_pressure.has_room
         if await self._dispatcher.progress.wait_until(has_room, LONG_WAIT_S):
             return

@@ -111,6 +111,13 @@ def _state_of(consumer: AIOKafkaConsumer, partition: TopicPartition) -> Any:
     return assignment.state_value(partition) if assignment is not None else None
 
 
+def count_as_poll(consumer: AIOKafkaConsumer) -> None:
+    """Let the group see a poll although nothing is fetched."""
+    client: Any = consumer
+    with client._subscription.fetch_context():
+        pass
+
+
 def has_buffered(consumer: AIOKafkaConsumer, partition: TopicPartition) -> bool:
     """Whether fetched records of a partition wait to be handed over."""
     client: Any = consumer

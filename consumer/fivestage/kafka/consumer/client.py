@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     OnUnanswered = Callable[[str, int], None]
 
 FAILED_FETCH_PAUSE_S = 0.1
-NEVER_MS = 2**31 - 1
-"""A member that is not polled stays in its group: events that are not acknowledged may stop the polls for
-long, and the service checks by itself that its tasks run."""
 
 
 def consumer_options(kafka: KafkaSettings) -> dict[str, object]:
@@ -44,7 +41,6 @@ def consumer_options(kafka: KafkaSettings) -> dict[str, object]:
         "session_timeout_ms": kafka.session_timeout_ms,
         "heartbeat_interval_ms": kafka.heartbeat_interval_ms,
         "rebalance_timeout_ms": kafka.rebalance_timeout_ms,
-        "max_poll_interval_ms": NEVER_MS,
         "fetch_max_wait_ms": kafka.fetch_max_wait_ms,
         "fetch_max_bytes": kafka.fetch_max_bytes,
         "max_partition_fetch_bytes": kafka.max_partition_fetch_bytes,

@@ -263,7 +263,7 @@ class GroupMember:
     # The current source
 
     def pause(self) -> None:
-        """Stop fetching; ``fetch`` must still be called: it raises failures, and replaces a broken client."""
+        """Stop fetching; ``fetch`` must still be called, so that the group sees a live member."""
         self._paused = True
         self._source.pauses.pause_all()
 

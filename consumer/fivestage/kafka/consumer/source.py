@@ -11,9 +11,10 @@ Fetching
 * After most error codes a fetch is repeated at once, thousands of times a second:
   ``aiokafka_internals.back_off_failed_fetches`` pauses.
 * All fetches wait equally long: ``fetch_pacing`` chooses the wait of each.
-* Cancelling a fetch leaves the count of running fetches wrong: a fetch returns after FETCH_TIMEOUT_MS and is
+* Cancelling a fetch disables ``max_poll_interval_ms`` for good: a fetch returns after FETCH_TIMEOUT_MS and is
   not cancelled, unless the consumer is broken and the fetch may never return (see ``group_member``).
-* A consumer that is not polled leaves the group after ``max_poll_interval_ms``: ``client`` sets no limit.
+* A consumer that is not polled for that time leaves the group, also where there is no partition to read:
+  ``aiokafka_internals.count_as_poll`` stands for a poll then.
 * Where a position is missing or out of range, reading starts elsewhere without a log line: ``offset_reset``
   chooses the position, logs it and counts it.
 * With a pattern the assignment ends when other topics match, before partitions are revoked, and calls about
@@ -149,9 +150,10 @@ class Source(ConsumerRebalanceListener):
         self._raise_failure()
         self.pauses.update()
         partitions = {TopicPartition(*key) for key in self._ledger.within_span()}
-        # Paused partitions deliver nothing, but while all are halted, errors of the group are still raised.
+        # Paused partitions deliver nothing, but while all are halted the group must still see polls.
         partitions = partitions or self.consumer.paused()
         if self._ledger.partitions and not partitions:
+            aiokafka_internals.count_as_poll(self.consumer)
             await asyncio.sleep(FETCH_TIMEOUT_MS / 1000)
             return []
         try:
