@@ -1,4 +1,4 @@
-"""The committer over a coordinator that answers when it is told to."""
+"""The committer over a coordinator whose answers the test releases."""
 
 from __future__ import annotations
 

@@ -102,11 +102,7 @@ def replay(
     Example: `fivestage dlq replay --reason unknown_lane --from 2026-01-31T12:00:00Z`
     """
     settings = load_settings(config, bootstrap)
-    if topic is None and len(settings.topics.inputs) != 1:
-        raise ConfigurationError(
-            f"--topic is needed: topics.queries = {settings.topics.queries!r} may be several topics"
-        )
-    selection = _selection(topic or settings.topics.only_input(), reason, since, until)
+    selection = _selection(topic or settings.topics.only_input("with --topic"), reason, since, until)
     counts = run_while_read(_replay(settings, selection, limit, again=again, dry_run=dry_run))
     if counts["without its bytes"] or counts["refused by the broker"]:
         raise typer.Exit(1)

@@ -199,8 +199,8 @@ class TopicSettings(Section):
         """Whether queries are read from the topic of this name."""
         return name in self.inputs if self.pattern is None else re.match(self.pattern, name) is not None
 
-    def only_input(self) -> str:
-        """Return the input topic, for commands that write to it.
+    def only_input(self, advice: str = "as in FIVESTAGE_TOPICS__QUERIES=fivestage.queries") -> str:
+        """Return the input topic, for commands that write to it; *advice* is how to name one of several.
 
         Raises:
             ConfigurationError: ``queries`` is a pattern or holds several names.
@@ -208,7 +208,7 @@ class TopicSettings(Section):
         if len(self.inputs) != 1:
             raise ConfigurationError(
                 f"topics.queries = {self.queries!r} may be several topics: choose the one to write to, "
-                "for example FIVESTAGE_TOPICS__QUERIES=fivestage.queries"
+                f"{advice}"
             )
         return self.inputs[0]
 

@@ -32,7 +32,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 """The attributes of every log record; all others are fields that the app has added."""
 _NOT_DISABLED: Final = ("aiokafka", "fivestage")
 """The loggers, with those below them, that an app cannot disable. ``logging.config.dictConfig`` disables all
-that exist already, unless it is told not to."""
+that exist already, unless ``disable_existing_loggers`` is false."""
 _chosen: dict[str, Any] = {}
 """The arguments of the last ``configure``."""
 _LEVELS: Final = {"warn": "warning", "exception": "error", "fatal": "critical", "msg": "info"}

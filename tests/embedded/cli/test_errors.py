@@ -289,6 +289,13 @@ def test_one_line(arguments: list[str], text: str) -> None:
     assert len(ran.stderr.splitlines()) == 1
 
 
+def test_replay_to_one_of_several_topics() -> None:
+    """The error names the option that chooses one."""
+    ran = CliRunner().invoke(app, ["dlq", "replay"], env={"FIVESTAGE_TOPICS__QUERIES": "a,b"})
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert ran.stderr.endswith("may be several topics: choose the one to write to, with --topic\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

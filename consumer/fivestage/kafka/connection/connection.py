@@ -57,7 +57,7 @@ def connection_options(kafka: KafkaSettings) -> dict[str, Any]:
 def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
     """The TLS context (1.2 or newer, certificate and host name checked); None for a plaintext protocol.
 
-    It is made anew when a certificate file has changed; reading the system's authorities takes a tenth of a
+    It is rebuilt when a certificate file has changed; reading the system's authorities takes a tenth of a
     second, in which the loop stands still.
 
     Raises:

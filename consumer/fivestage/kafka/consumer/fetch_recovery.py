@@ -131,9 +131,7 @@ class FetchRecovery:
     async def _read_alone(self, key: PartitionKey, room: int) -> Found:
         """Read one partition; if that raises, record by record up to the unreadable one."""
         partition, offsets = TopicPartition(*key), self._ledger.offsets(key)
-        highwater = (
-            aiokafka_internals.highwater_of(self._consumer, partition) if offsets is not None else None
-        )
+        highwater = aiokafka_internals.highwater_of(self._consumer, partition)
         if offsets is None or (offsets.next_offset is not None and offsets.next_offset == highwater):
             return []
         try:
