@@ -253,6 +253,14 @@ def test_wrong_app() -> None:
     assert "cannot import support.no_such:app" in service.log[0]["error"]
 
 
+def test_a_failed_test_shows_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """A service whose test fails prints the end of its log."""
+    with pytest.raises(AssertionError), ServiceProcess("support.no_such:app", "localhost:9092"):
+        pass
+    last_line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert "cannot import support.no_such:app" in last_line["error"]
+
+
 async def test_sigterm_before_kafka_lets_it_in() -> None:
     """SIGTERM while the start still waits for Kafka ends it at once, with exit code 0."""
     connected = asyncio.Event()

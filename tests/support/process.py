@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent.parent
 READY_S = 30.0
 LOG_S = 10.0
+LAST_LINES = 40
+"""Log lines of a service that are printed where its test fails."""
 
 
 class ServiceProcess:
@@ -61,15 +63,19 @@ class ServiceProcess:
         self.launch()
         try:
             self.wait_for("ready")
-        except BaseException:
-            self.__exit__()
+        except BaseException as error:
+            self.__exit__(type(error))
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None = None, *_: object) -> None:
+        """End the process; if the block failed, print the end of its log, which pytest shows."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
+        if failure is not None:
+            lines = [json.dumps(line) for line in self._read_so_far()[-LAST_LINES:]]
+            sys.stdout.write("\n".join(["", *lines, ""]))
 
     def launch(self) -> None:
         """Start the process without waiting for it."""

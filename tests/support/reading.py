@@ -142,14 +142,19 @@ def wait_until_committed(
     """Wait until the committed positions add up to *count*."""
     consumer = make_consumer(bootstrap, group_id)
     end, pause, positions = time.monotonic() + limit_s, threading.Event(), dict[int, int]()
+    read_at, failure = time.monotonic(), ""
     try:
         while (total := sum(positions.values())) < count:
             if time.monotonic() > end:
                 ends = ends_of(consumer, topic)
                 behind = {part: (positions.get(part), at) for part, at in ends.items()}
-                raise AssertionError(f"{total} of {count} committed after {limit_s} s: of ends {behind}")
-            with contextlib.suppress(*AWAY):  # the broker may be away for a while
-                positions = positions_of(consumer, topic)
+                age_s = time.monotonic() - read_at
+                text = f"{total} of {count} committed after {limit_s} s, read {age_s:.0f} s ago {failure}"
+                raise AssertionError(f"{text}: of ends {behind}")
+            try:
+                positions, read_at, failure = positions_of(consumer, topic), time.monotonic(), ""
+            except AWAY as error:  # the broker may be away for a while
+                failure = f"({error!r})"
             if sum(positions.values()) < count:
                 pause.wait(0.2)
     finally:
