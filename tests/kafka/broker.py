@@ -38,9 +38,13 @@ OFFICIAL_IMAGE = "apache/kafka:4.3.1"
 READY = "Kafka Server started"
 START_SECONDS = 60.0
 TOOL_SECONDS = 60
-VISIBLE_S = 20.0
+ANSWER_S = 60.0
+"""How long a broker may take to do what an administrator asks."""
+VISIBLE_S = 60.0
 """How long a new topic may take until the brokers know it."""
 CLUSTER_ID = "5L6g3nShT-eMCtK--X86sw"
+ON_DISK, IN_MEMORY = "/var/lib/kafka/data", "/mnt/memory"
+"""Where a container has its data."""
 ADVERTISED = "advertised.client"
 """Not a property of Kafka: the address that CLIENT advertises, where that is a proxy's."""
 IMAGE_SOURCE = Path(__file__).resolve().parents[2] / "deploy" / "kafka-image"
@@ -231,8 +235,8 @@ def create_topics(
         NewTopic(name, partitions, replication_factor, config={} if name == topics.queries else _APPENDED)
         for name in topics.names
     ]
-    for future in admin.create_topics(wanted, operation_timeout=10, request_timeout=15).values():
-        future.result(20)
+    for future in admin.create_topics(wanted, operation_timeout=30, request_timeout=ANSWER_S).values():
+        future.result(ANSWER_S)
     for name in topics.names:
         _wait_for_leaders(admin, name, partitions)
     return topics
@@ -252,8 +256,9 @@ def _wait_for_leaders(admin: AdminClient, name: str, partitions: int) -> None:
 def delete_topics(broker: RealBroker, topics: TopicSet) -> None:
     """Delete the five topics."""
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-    for future in admin.delete_topics(list(topics.names), operation_timeout=10, request_timeout=15).values():
-        future.result(20)
+    gone = admin.delete_topics(list(topics.names), operation_timeout=30, request_timeout=ANSWER_S)
+    for future in gone.values():
+        future.result(ANSWER_S)
 
 
 def acquire(*, own: bool = False, properties: Mapping[str, str] | None = None) -> RealBroker | Unavailable:
@@ -268,7 +273,7 @@ def acquire(*, own: bool = False, properties: Mapping[str, str] | None = None) -
     except BrokerError as problem:
         return Unavailable(f"FIVESTAGE_TEST_KAFKA={address}: {problem}")
     try:
-        return docker_broker(properties)
+        return docker_broker(properties, in_memory=not own)
     except BrokerError as problem:
         reason = f"Docker: {problem}"
     libs = os.environ.get("FIVESTAGE_KAFKA_LIBS", "")
@@ -304,7 +309,9 @@ def jar_broker(libs: Path, java: str = "java", properties: Mapping[str, str] | N
     return _started(broker)
 
 
-def docker_broker(properties: Mapping[str, str] | None = None, image: str | None = None) -> RealBroker:
+def docker_broker(
+    properties: Mapping[str, str] | None = None, image: str | None = None, *, in_memory: bool = False
+) -> RealBroker:
     """Start a broker in Docker through testcontainers.
 
     The image is, in this order: the argument, FIVESTAGE_KAFKA_IMAGE, the one that
@@ -312,7 +319,8 @@ def docker_broker(properties: Mapping[str, str] | None = None, image: str | None
     """
     image = ready_image(image or os.environ.get("FIVESTAGE_KAFKA_IMAGE", ""))
     for attempt in range(3):
-        engine = DockerEngine(image, Ports(free_ports(1)[0], 9094, 9093), properties or {})
+        ports = Ports(free_ports(1)[0], 9094, 9093)
+        engine = DockerEngine(image, ports, properties or {}, in_memory=in_memory)
         broker = RealBroker(engine.address, "docker", f"127.0.0.1:{engine.ports.internal}", engine)
         try:
             return _started(broker)
@@ -622,6 +630,7 @@ class DockerEngine:
             Docker's, with CLIENT published.
         heap: The JVM's maximal heap, such as ``300m``; the image's default when None.
         labels: Further labels of the container.
+        in_memory: Keep the data in memory, where a slow disk does not delay it; lost when the broker stops.
     """
 
     def __init__(
@@ -633,6 +642,7 @@ class DockerEngine:
         on_host: bool = False,
         heap: str | None = None,
         labels: Mapping[str, str] | None = None,
+        in_memory: bool = False,
     ) -> None:
         # imported late: the import asks Docker, and leaves a socket open where no daemon answers
         from testcontainers.core.config import testcontainers_config  # noqa: PLC0415
@@ -644,6 +654,8 @@ class DockerEngine:
         network = {"network": "host"} if on_host else {}
         labels = {"fivestage.test": "kafka", **(labels or {})}
         self._box = DockerContainer(image).with_kwargs(labels=labels, **network)
+        if in_memory:
+            self._box.tmpfs[IN_MEMORY] = "mode=1777"  # the broker is not root
         if heap is not None:
             self._box.with_env("KAFKA_HEAP_OPTS", f"-Xmx{heap}")
         host = self._box.get_docker_client().host()
@@ -657,7 +669,8 @@ class DockerEngine:
             published = cast("dict[str, Any]", self._box.ports)
             published[f"{ports.client}/tcp"] = ("127.0.0.1" if local else "0.0.0.0", ports.client)  # noqa: S104
         bind = "127.0.0.1" if on_host else "0.0.0.0"  # noqa: S104
-        self._config = _settings(ports, bind, host, "/var/lib/kafka/data", properties)
+        data = IN_MEMORY if in_memory else ON_DISK
+        self._config = _settings(ports, bind, host, data, properties)
         self._box.with_copy_into_container(self._config.encode(), "/mnt/shared/config/server.properties")
         self._box.with_env("CLUSTER_ID", CLUSTER_ID)
         self._made = self._removed = False

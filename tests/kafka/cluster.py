@@ -190,7 +190,7 @@ class Cluster:
         """Let the first replica of each partition lead it; those of all topics when none is named."""
         try:
             admin = self._admin()
-            names = topics or tuple(admin.list_topics(timeout=20).topics)
+            names = topics or tuple(admin.list_topics(timeout=LIMIT_S).topics)
             places = [TopicPartition(*place) for place in self._replicas(*names)]
             admin.elect_leaders(ElectionType.PREFERRED, places).result(LIMIT_S)
         except KafkaException as problem:
@@ -223,7 +223,7 @@ class Cluster:
         return found[0]
 
     def _replicas(self, *topics: str) -> dict[Partition, tuple[int, list[int]]]:
-        seen = self._admin().list_topics(timeout=20).topics
+        seen = self._admin().list_topics(timeout=LIMIT_S).topics
         return {
             (topic, number): (partition.leader, list(partition.replicas))
             for topic in topics

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
 from typing import TYPE_CHECKING
 
+import docker
 import pytest
 
-from .broker import BrokerError, Unavailable, acquire, external_broker
+from .broker import IN_MEMORY, BrokerError, Unavailable, acquire, external_broker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,6 +120,15 @@ def test_extra_properties(own_kafka: RealBroker) -> None:
     mallory = ALICE | {"sasl.jaas.config": ALICE["sasl.jaas.config"].replace("wonder", "wrong")}
     with pytest.raises(BrokerError, match="Authentication failed"):
         own_kafka.exec_tool("kafka-topics", "--list", client_config=mallory)
+
+
+def test_the_shared_broker_is_in_memory(kafka: RealBroker) -> None:
+    """A slow disk does not delay the broker that the tests share."""
+    if kafka.mode != "docker":
+        pytest.skip("only a container has its own place in memory")
+    with contextlib.closing(docker.from_env(timeout=30)) as client:
+        (box,) = client.containers.list(filters={"publish": kafka.bootstrap.rpartition(":")[2]})
+        assert IN_MEMORY in box.attrs["HostConfig"]["Tmpfs"]
 
 
 def test_external_can_not_restart(kafka: RealBroker) -> None:

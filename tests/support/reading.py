@@ -23,6 +23,8 @@ LOOKS = 40
 """How often a partition without a leader is checked."""
 AWAY = (KafkaException, TimeoutError)
 """The errors of a call while a broker is away."""
+ANSWER_S = 60.0
+"""How long a broker may take to answer: a disk of a busy machine may stand still for half a minute."""
 WAIT_S = 0.1
 """librdkafka waits this long where it has fewer records than requested: at every end of a topic."""
 Place = tuple[int, int]
@@ -190,13 +192,13 @@ def ends_of(consumer: Consumer, topic: str) -> Positions:
 def positions_of(consumer: Consumer, topic: str) -> Positions:
     """Return the committed positions of the consumer's group; partitions without one are absent."""
     wanted = [TopicPartition(topic, number) for number in partitions_of(consumer, topic)]
-    found = consumer.committed(wanted, timeout=20)
+    found = consumer.committed(wanted, timeout=ANSWER_S)
     return {position.partition: position.offset for position in found if position.offset >= 0}
 
 
 def partitions_of(consumer: Consumer, topic: str) -> list[int]:
     """Return the numbers of a topic's partitions; none where there is no such topic."""
-    found = consumer.list_topics(timeout=20).topics.get(topic)
+    found = consumer.list_topics(timeout=ANSWER_S).topics.get(topic)
     return [] if found is None else sorted(found.partitions)
 
 
@@ -205,7 +207,7 @@ def _watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, in
     pause = threading.Event()
     for _ in range(LOOKS):
         try:
-            found = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=20)
+            found = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
         except KafkaException as error:
             if error.args[0].code() not in {
                 KafkaError.NOT_LEADER_FOR_PARTITION,
