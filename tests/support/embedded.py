@@ -17,8 +17,8 @@ from support import preloaded
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-READY_S = 30.0
-STOP_S = 10.0
+READY_S = 60.0
+STOP_S = 30.0
 OUTPUTS = ("queries", "stage_results", "results", "timeouts", "dead_letters")
 
 

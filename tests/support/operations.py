@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     RecordProperty = Callable[[str, object], None]
     """pytest's ``record_property``: figures for the table of faults."""
 
-LIMIT_S = 20
+LIMIT_S = 60
 _api: Any = confluent_kafka.admin  # its stubs do not export what its documents name
 
 

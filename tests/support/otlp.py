@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 class Received(NamedTuple):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 TESTS = Path(__file__).parent.parent
-READY_S = 30.0
-LOG_S = 10.0
+READY_S = 60.0
+LOG_S = 30.0
 LAST_LINES = 40
 """Log lines of a service that are printed where its test fails."""
 

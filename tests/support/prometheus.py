@@ -16,7 +16,7 @@ from support.programs import program
 if TYPE_CHECKING:
     from pathlib import Path
 
-READY_S = 30.0
+READY_S = 60.0
 STOP_S = 20.0
 CONFIG = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}

@@ -49,7 +49,7 @@ HARDENED = (
 )
 BUILD_S = 900.0
 """For a build with a compiler, on a busy machine."""
-READY_S = 30.0
+READY_S = 60.0
 
 
 class UnavailableError(Exception):
