@@ -250,9 +250,8 @@ async def test_no_partition_may_be_read(producer: AIOKafkaProducer, monkeypatch:
             await source.fetch(10)
         subscription: Any = source.consumer._subscription
         monkeypatch.setattr(source._ledger, "within_span", list)
-        subscription._fetch_count = (
-            0  # one that raised, for want of a committed position, still counts as running
-        )
+        # A fetch that raised, for want of a committed position, still counts as running.
+        subscription._fetch_count = 0
         subscription._last_fetch_ended -= HOUR_S
         assert await source.fetch(10) == []
         assert subscription.fetcher_idle_time < HOUR_S

@@ -30,6 +30,8 @@ import docker.errors
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from support.reading import ANSWER_S
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -38,10 +40,6 @@ OFFICIAL_IMAGE = "apache/kafka:4.3.1"
 READY = "Kafka Server started"
 START_SECONDS = 60.0
 TOOL_SECONDS = 60
-ANSWER_S = 60.0
-"""How long a broker may take to do what an administrator asks."""
-VISIBLE_S = 60.0
-"""How long a new topic may take until the brokers know it."""
 CLUSTER_ID = "5L6g3nShT-eMCtK--X86sw"
 ON_DISK, IN_MEMORY = "/var/lib/kafka/data", "/mnt/memory"
 """Where a container has its data."""
@@ -244,13 +242,13 @@ def create_topics(
 
 def _wait_for_leaders(admin: AdminClient, name: str, partitions: int) -> None:
     """The controller answers before the brokers have read of the new topic."""
-    end = time.monotonic() + VISIBLE_S
+    end = time.monotonic() + ANSWER_S
     while time.monotonic() < end:
-        found = admin.list_topics(name, timeout=VISIBLE_S).topics[name].partitions
+        found = admin.list_topics(name, timeout=ANSWER_S).topics[name].partitions
         if len(found) == partitions and all(one.leader >= 0 for one in found.values()):
             return
         time.sleep(0.02)
-    raise BrokerError(f"topic {name!r} has no leaders {VISIBLE_S:g} s after it was created")
+    raise BrokerError(f"topic {name!r} has no leaders {ANSWER_S:g} s after it was created")
 
 
 def delete_topics(broker: RealBroker, topics: TopicSet) -> None:

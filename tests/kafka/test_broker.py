@@ -129,6 +129,7 @@ def test_the_shared_broker_is_in_memory(kafka: RealBroker) -> None:
     with contextlib.closing(docker.from_env(timeout=30)) as client:
         (box,) = client.containers.list(filters={"publish": kafka.bootstrap.rpartition(":")[2]})
         assert IN_MEMORY in box.attrs["HostConfig"]["Tmpfs"]
+        assert box.exec_run(["test", "-e", f"{IN_MEMORY}/meta.properties"]).exit_code == 0
 
 
 def test_external_can_not_restart(kafka: RealBroker) -> None:

@@ -148,15 +148,14 @@ def wait_until_committed(
     try:
         while (total := sum(positions.values())) < count:
             if time.monotonic() > end:
-                ends = ends_of(consumer, topic)
-                behind = {part: (positions.get(part), at) for part, at in ends.items()}
                 age_s = time.monotonic() - read_at
-                text = f"{total} of {count} committed after {limit_s} s, read {age_s:.0f} s ago {failure}"
-                raise AssertionError(f"{text}: of ends {behind}")
+                behind = {part: (positions.get(part), at) for part, at in ends_of(consumer, topic).items()}
+                text = f"{total} of {count} committed after {limit_s:g} s: of ends {behind}"
+                raise AssertionError(f"{text}, as read {age_s:.0f} s ago{failure}")
             try:
                 positions, read_at, failure = positions_of(consumer, topic), time.monotonic(), ""
             except AWAY as error:  # the broker may be away for a while
-                failure = f"({error!r})"
+                failure = f", since then {error!r}"
             if sum(positions.values()) < count:
                 pause.wait(0.2)
     finally:
