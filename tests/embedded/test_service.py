@@ -254,11 +254,21 @@ def test_wrong_app() -> None:
 
 
 def test_a_failed_test_shows_the_log(capsys: pytest.CaptureFixture[str]) -> None:
-    """A service whose test fails prints the end of its log."""
+    """A service prints the end of its log if it does not become ready, or if its block fails."""
+
+    def printed() -> str:
+        return str(json.loads(capsys.readouterr().out.splitlines()[-1])["error"])
+
     with pytest.raises(AssertionError), ServiceProcess("support.no_such:app", "localhost:9092"):
         pass
-    last_line = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert "cannot import support.no_such:app" in last_line["error"]
+    assert "cannot import support.no_such:app" in printed()
+    service = ServiceProcess("support.no_such:app", "localhost:9092")
+    service.launch()
+    service.wait()
+    with pytest.raises(ZeroDivisionError), contextlib.ExitStack() as block:  # noqa: PT012
+        block.push(service)
+        raise ZeroDivisionError
+    assert "cannot import support.no_such:app" in printed()
 
 
 async def test_sigterm_before_kafka_lets_it_in() -> None:

@@ -234,7 +234,7 @@ def create_topics(
         for name in topics.names
     ]
     for future in admin.create_topics(wanted, operation_timeout=30, request_timeout=ANSWER_S).values():
-        future.result(ANSWER_S)
+        future.result()
     for name in topics.names:
         _wait_for_leaders(admin, name, partitions)
     return topics
@@ -256,13 +256,16 @@ def delete_topics(broker: RealBroker, topics: TopicSet) -> None:
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     gone = admin.delete_topics(list(topics.names), operation_timeout=30, request_timeout=ANSWER_S)
     for future in gone.values():
-        future.result(ANSWER_S)
+        future.result()
 
 
-def acquire(*, own: bool = False, properties: Mapping[str, str] | None = None) -> RealBroker | Unavailable:
+def acquire(
+    *, own: bool = False, in_memory: bool = False, properties: Mapping[str, str] | None = None
+) -> RealBroker | Unavailable:
     """Return a running broker: FIVESTAGE_TEST_KAFKA's, else one in Docker, else one from jars.
 
     A broker that may be stopped (``own``) or has extra properties is never FIVESTAGE_TEST_KAFKA's.
+    In Docker it may keep its data in memory (``in_memory``): then a slow disk does not delay it.
     """
     try:
         address = os.environ.get("FIVESTAGE_TEST_KAFKA", "")
@@ -271,7 +274,7 @@ def acquire(*, own: bool = False, properties: Mapping[str, str] | None = None) -
     except BrokerError as problem:
         return Unavailable(f"FIVESTAGE_TEST_KAFKA={address}: {problem}")
     try:
-        return docker_broker(properties, in_memory=not own)
+        return docker_broker(properties, in_memory=in_memory)
     except BrokerError as problem:
         reason = f"Docker: {problem}"
     libs = os.environ.get("FIVESTAGE_KAFKA_LIBS", "")
@@ -564,13 +567,13 @@ class AttachedEngine(RunningEngine):
 
     def __init__(self, container: Any) -> None:
         super().__init__()
-        self._container = container
+        self.container = container
 
     def put(self, data: bytes) -> str:
-        return _put_in(self._container, data)
+        return _put_in(self.container, data)
 
     def java(self, args: Sequence[str], stdin: str) -> str:
-        return _java_in(self._container, args, stdin)
+        return _java_in(self.container, args, stdin)
 
 
 def _advertising(address: str, config: str) -> str:
@@ -676,7 +679,7 @@ class DockerEngine:
     def start(self) -> None:
         try:
             if self._made:
-                self._container.start()
+                self.container.start()
             else:
                 self._box.start()
                 self._made = True
@@ -684,15 +687,15 @@ class DockerEngine:
             raise BrokerError(str(problem)) from problem
 
     def stop(self) -> None:
-        self._container.stop(timeout=20)
+        self.container.stop(timeout=20)
 
     def kill(self) -> None:
-        self._container.kill()
-        self._container.wait(timeout=20)  # until then it cannot be started again
+        self.container.kill()
+        self.container.wait(timeout=20)  # until then it cannot be started again
 
     def advertise(self, address: str) -> None:
         self._config = _advertising(address, self._config)
-        _put_in(self._container, self._config.encode(), "/mnt/shared/config", "server.properties")
+        _put_in(self.container, self._config.encode(), "/mnt/shared/config", "server.properties")
 
     def remove(self) -> None:
         if not self._removed:
@@ -701,22 +704,22 @@ class DockerEngine:
                 self._box.stop()
 
     def alive(self) -> bool:
-        self._container.reload()
-        return bool(self._container.status == "running")
+        self.container.reload()
+        return bool(self.container.status == "running")
 
     def log(self) -> str:
-        return bytes(self._container.logs()).decode(errors="replace")
+        return bytes(self.container.logs()).decode(errors="replace")
 
     def put(self, data: bytes) -> str:
-        return _put_in(self._container, data)
+        return _put_in(self.container, data)
 
     def java(self, args: Sequence[str], stdin: str) -> str:
-        return _java_in(self._container, args, stdin)
+        return _java_in(self.container, args, stdin)
 
     @property
     def container_id(self) -> str:
         return self._box.get_container_id()
 
     @property
-    def _container(self) -> Any:
+    def container(self) -> Any:
         return self._box.get_wrapped_container()

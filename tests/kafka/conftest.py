@@ -52,9 +52,12 @@ def _there(broker: RealBroker | Unavailable) -> RealBroker:
 
 
 @pytest.fixture(scope="session")
-def kafka() -> Iterator[RealBroker]:
-    """Lend the broker shared by the whole run; tests may not stop it."""
-    with shared_broker() as broker:
+def kafka(pytestconfig: pytest.Config) -> Iterator[RealBroker]:
+    """Lend the broker shared by the whole run; tests may not stop it.
+
+    Its data is in memory; not what the long tests write, which is more than some machines have.
+    """
+    with shared_broker(in_memory=not pytestconfig.getoption("--long")) as broker:
         yield _there(broker)
 
 

@@ -62,10 +62,10 @@ def take_away() -> None:
 
 
 @contextmanager
-def shared_broker() -> Iterator[RealBroker | Unavailable]:
+def shared_broker(*, in_memory: bool) -> Iterator[RealBroker | Unavailable]:
     """Start a broker, or use the one that another process of this run has started."""
     if FOLDER not in os.environ:
-        broker = acquire()
+        broker = acquire(in_memory=in_memory)
         with broker if isinstance(broker, RealBroker) else contextlib.nullcontext():
             yield broker
         return
@@ -74,12 +74,16 @@ def shared_broker() -> Iterator[RealBroker | Unavailable]:
     with contextlib.ExitStack() as stack:
         with (folder / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            broker = stack.enter_context(_attached(state)) if state.exists() else _started(state)
+            broker = (
+                stack.enter_context(_attached(state))
+                if state.exists()
+                else _started(state, in_memory=in_memory)
+            )
         yield broker
 
 
-def _started(state: Path) -> RealBroker | Unavailable:
-    broker = acquire()
+def _started(state: Path, *, in_memory: bool) -> RealBroker | Unavailable:
+    broker = acquire(in_memory=in_memory)
     if isinstance(broker, RealBroker):
         engine = broker.engine
         atexit.unregister(engine.remove)

@@ -18,6 +18,7 @@ from fivestage.kafka.producer.sender import SEQUENCE_NUMBERS
 from fivestage.settings import Settings
 from support.operations import Operator
 from support.publisher import Publisher, until
+from support.reading import ANSWER_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -94,7 +95,7 @@ def until_refused(kafka: RealBroker, topic: str, key: bytes | None, value: bytes
     producer = Producer({"bootstrap.servers": kafka.bootstrap})
     while errors[-1] is None:
         producer.produce(topic, value, key, on_delivery=lambda error, _: errors.append(error))
-        assert producer.flush(20) == 0
+        assert producer.flush(ANSWER_S) == 0
 
 
 async def test_a_topic_that_accepts_less(publisher: Publisher, kafka: RealBroker, topics: TopicSet) -> None:

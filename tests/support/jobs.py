@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fivestage.executors import Executor
 
 LIMIT_S = 60.0
-"""Ends a test that hangs; nothing is measured by it."""
+"""Ends a test that hangs."""
 
 
 class Replacements(Observer):

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     RecordProperty = Callable[[str, object], None]
     """pytest's ``record_property``: figures for the table of faults."""
 
-LIMIT_S = 60
 _api: Any = confluent_kafka.admin  # its stubs do not export what its documents name
 
 
@@ -34,7 +33,7 @@ class Operator:
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic."""
-        _done(self._admin.delete_topics([name], operation_timeout=LIMIT_S))
+        _done(self._admin.delete_topics([name], operation_timeout=30))
 
     def delete_records(self, topic: str, partition: int, before: int) -> None:
         """Delete the records before an offset, as retention does."""
@@ -46,7 +45,7 @@ class Operator:
         def moved() -> bool:  # not before the broker has created its offsets topic
             wanted = ConsumerGroupTopicPartitions(group_id, [TopicPartition(topic, partition, offset)])
             [future] = self._admin.alter_consumer_group_offsets([wanted]).values()
-            return all(place.error is None for place in future.result(LIMIT_S).topic_partitions)
+            return all(place.error is None for place in future.result().topic_partitions)
 
         until(moved, f"the position of {group_id} is {offset}")
 
@@ -83,7 +82,7 @@ class Operator:
 
     def _has(self, rules: list[Any]) -> set[bool]:
         """Whether the broker knows each rule: the controller, which takes changes, knows it earlier."""
-        return {bool(self._admin.describe_acls(_filter_of(rule)).result(LIMIT_S)) for rule in rules}
+        return {bool(self._admin.describe_acls(_filter_of(rule)).result()) for rule in rules}
 
 
 def _rules(kind: str, name: str, operation: str) -> list[Any]:
@@ -102,7 +101,7 @@ def _filter_of(rule: Any) -> Any:
 
 def _done(futures: dict[Any, Any]) -> None:
     for future in futures.values():
-        future.result(LIMIT_S)
+        future.result()
 
 
 def port_of(service: ServiceProcess) -> int:

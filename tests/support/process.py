@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent.parent
 READY_S = 60.0
 LOG_S = 30.0
 LAST_LINES = 40
-"""Log lines of a service that are printed where its test fails."""
+"""Log lines of a service that are printed where its ``with`` block fails."""
 
 
 class ServiceProcess:
@@ -72,8 +72,9 @@ class ServiceProcess:
         """End the process; if the block failed, print the end of its log, which pytest shows."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(READY_S)
         if failure is not None:
+            self._reader.join(1)  # children of the process may keep its log open
             lines = [json.dumps(line) for line in self._read_so_far()[-LAST_LINES:]]
             sys.stdout.write("\n".join(["", *lines, ""]))
 
@@ -89,7 +90,8 @@ class ServiceProcess:
             stderr=subprocess.PIPE,
             start_new_session=self._own_group,
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process is not None

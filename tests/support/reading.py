@@ -112,7 +112,7 @@ def place_of(message: Message) -> Place:
     return message.partition() or 0, message.offset() or 0
 
 
-def wait_for_results(bootstrap: str, topic: str, count: int, limit_s: float = 60.0) -> None:
+def wait_for_results(bootstrap: str, topic: str, count: int, limit_s: float = 2 * ANSWER_S) -> None:
     """Wait until a topic has at least this many records."""
     consumer = make_consumer(bootstrap)
     try:
@@ -139,7 +139,7 @@ def committed(bootstrap: str, group_id: str, topic: str) -> Positions:
 
 
 def wait_until_committed(
-    bootstrap: str, group_id: str, topic: str, count: int, limit_s: float = 120.0
+    bootstrap: str, group_id: str, topic: str, count: int, limit_s: float = 2 * ANSWER_S
 ) -> None:
     """Wait until the committed positions add up to *count*."""
     consumer = make_consumer(bootstrap, group_id)
@@ -148,10 +148,11 @@ def wait_until_committed(
     try:
         while (total := sum(positions.values())) < count:
             if time.monotonic() > end:
-                age_s = time.monotonic() - read_at
-                behind = {part: (positions.get(part), at) for part, at in ends_of(consumer, topic).items()}
-                text = f"{total} of {count} committed after {limit_s:g} s: of ends {behind}"
-                raise AssertionError(f"{text}, as read {age_s:.0f} s ago{failure}")
+                text = f"{total} of {count} committed after {limit_s:g} s: positions {positions}"
+                text += f", read {time.monotonic() - read_at:.0f} s ago{failure}"
+                with contextlib.suppress(*AWAY):
+                    text += f"; ends {ends_of(consumer, topic)}"
+                raise AssertionError(text)
             try:
                 positions, read_at, failure = positions_of(consumer, topic), time.monotonic(), ""
             except AWAY as error:  # the broker may be away for a while

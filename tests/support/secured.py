@@ -12,6 +12,8 @@ from confluent_kafka.cimpl import NewTopic
 
 from kafka.broker import TopicSet
 
+from .reading import ANSWER_S
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -29,8 +31,9 @@ class SecuredClient:
         """Create the five topics with a unique prefix."""
         topics = TopicSet(f"t{uuid.uuid4().hex[:12]}", partitions)
         wanted = [NewTopic(name, num_partitions=partitions, replication_factor=1) for name in topics.names]
-        for future in self.admin.create_topics(wanted, operation_timeout=10, request_timeout=15).values():
-            future.result(20)
+        made = self.admin.create_topics(wanted, operation_timeout=30, request_timeout=ANSWER_S)
+        for future in made.values():
+            future.result()
         return topics
 
     def write(self, topic: str, values: Iterable[bytes | None]) -> None:
@@ -39,7 +42,7 @@ class SecuredClient:
         producer = Producer(dict(self.options))
         for value in values:
             producer.produce(topic, value, on_delivery=lambda error, _: failures.append(error))
-        producer.flush(30)
+        producer.flush(ANSWER_S)
         assert failures
         assert not any(failures), failures[:3]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from .history import Interval, Sample, Snapshot
-from .reading import AWAY, ends_of, make_consumer, positions_of
+from .reading import ANSWER_S, AWAY, ends_of, make_consumer, positions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -38,7 +38,8 @@ class _Watch:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(2 * ANSWER_S)
+        assert not self._thread.is_alive(), "the last look does not end"
         assert self.failure is None, self.failure
 
     def _run(self) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from support.preloaded import run
 
+from .conftest import GENEROUS
+
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
@@ -72,10 +74,7 @@ async def mine(query, ctx):
 """
 
 
-PATIENT = {
-    "FIVESTAGE_PIPELINE__TOTAL_TIMEOUT_MS": "60000",
-    "FIVESTAGE_PIPELINE__STAGE_TIMEOUTS_MS": '{"processing": 30000}',
-}
+PATIENT = {f"FIVESTAGE_{name}": value for name, value in GENEROUS.items()}
 
 
 def ask(
@@ -93,7 +92,7 @@ def ask(
 
 def test_prints_answer_and_waterfall(tmp_path: Path) -> None:
     """The app's resources are opened and closed; the answer and each stage are printed."""
-    ran = ask(tmp_path, "hello", "--budget-ms", "60000", **PATIENT)
+    ran = ask(tmp_path, "hello", "--budget-ms", "20000", **PATIENT)
     assert (ran.returncode, ran.stderr) == (0, "opened\nclosed\n")
     assert 'answer     ["client", "prod", "hello"]' in ran.stdout
     assert "\nintent     greeting (greeting)\n" in ran.stdout
@@ -197,7 +196,7 @@ def test_interrupted(tmp_path: Path, word: str) -> None:
 
 def test_a_task_that_is_left(tmp_path: Path) -> None:
     """Tasks that a node leaves behind are cancelled, without a word."""
-    ran = ask(tmp_path, "leave", "--budget-ms", "60000", **PATIENT)
+    ran = ask(tmp_path, "leave", "--budget-ms", "20000", **PATIENT)
     assert (ran.returncode, ran.stderr) == (0, "opened\nclosed\n")
 
 
