@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gc
 import threading
+import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -16,6 +18,7 @@ from structlog.testing import capture_logs
 from fivestage import Orchestrator, Pipeline, ResourceError
 from fivestage.core.observer import Observer
 from fivestage.executors import ThreadExecutor
+from fivestage.executors.thread.worker import ThreadWorker
 from fivestage.settings import Settings
 from fivestage.testing.memory import MemoryBus
 from fivestage_schemas import StageType
@@ -195,6 +198,36 @@ async def test_a_resource_that_does_not_open_ends_the_start() -> None:
     assert "resource 'client'" in str(raised.value)
     assert "ConnectionRefusedError: the database is away" in str(raised.value)
     assert shop.log == ["open model", "close model"]
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("asked_first", [True, False])
+async def test_asked_to_end_as_its_resources_fail(
+    monkeypatch: pytest.MonkeyPatch, *, asked_first: bool
+) -> None:
+    """A worker asked to end in the round of its loop in which its resources fail leaves no task pending."""
+    orchestrator, made = Orchestrator(Shop().app), Future[ThreadWorker]()
+
+    async def fail(*, within_s: float) -> None:  # noqa: ARG001
+        worker, loop = await asyncio.wrap_future(made), asyncio.get_running_loop()
+        failed = loop.create_future()
+        steps = [
+            lambda: worker.end(time.monotonic()),
+            lambda: failed.set_exception(ResourceError("the database is away")),
+        ]
+        for step in steps if asked_first else reversed(steps):
+            loop.call_soon(step)
+        await failed
+
+    monkeypatch.setattr(orchestrator.resources, "open_loop", fail)
+    with capture_logs() as log:
+        worker = ThreadWorker(orchestrator, print, print, LIMIT_S, LIMIT_S, lambda: False)
+        made.set_result(worker)
+        with pytest.raises(ResourceError, match="the database is away"):
+            await worker.opened
+        await until(lambda: not worker._thread.is_alive(), "its thread has ended")
+        gc.collect()  # tasks report that they were pending when they are freed
+    assert log == []
 
 
 async def log_of(node: Callable[[Query, StageContext], Any]) -> list[Any]:

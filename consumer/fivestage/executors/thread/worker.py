@@ -207,7 +207,8 @@ class ThreadWorker(LoopWorker):
             self._scope = await self._resources.open_loop(within_s=self._open_s)
         except ResourceError as error:
             self._outbox.put(self._now_open, error)
-            self._stop(None)
+            if self._asked_to_end_at is None:  # else _close ends the loop
+                self._stop(None)
             return
         self._outbox.put(self._now_open, None)
         early, self._early = self._early or [], None
