@@ -717,9 +717,5 @@ class DockerEngine:
         return _java_in(self.container, args, stdin)
 
     @property
-    def container_id(self) -> str:
-        return self._box.get_container_id()
-
-    @property
     def container(self) -> Any:
         return self._box.get_wrapped_container()

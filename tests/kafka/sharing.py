@@ -90,7 +90,7 @@ def _started(state: Path, *, in_memory: bool) -> RealBroker | Unavailable:
         found: dict[str, str | int | None] = dict.fromkeys(("container", "process", "home"))
         found |= {"bootstrap": broker.bootstrap, "mode": broker.mode, "internal": broker.internal}
         if isinstance(engine, DockerEngine):
-            found["container"] = engine.container_id
+            found["container"] = engine.container.id
         if isinstance(engine, JarEngine):
             found |= {"process": engine.pid, "home": str(engine.home)}
         state.write_text(json.dumps(found), encoding="utf-8")

@@ -15,7 +15,7 @@ import pytest
 from support import preloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "fivestage"]
@@ -26,6 +26,11 @@ GENEROUS = {
     "PIPELINE__STAGE_TIMEOUTS_MS": json.dumps(dict.fromkeys(STAGES, 4000)),
 }
 """Time limits that a busy machine does not reach."""
+
+
+def variables(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables of settings."""
+    return {f"FIVESTAGE_{name}": value for name, value in settings.items()}
 
 
 class Ran(NamedTuple):
@@ -118,7 +123,7 @@ def fivestage(environment: dict[str, str], folder: Path) -> Fivestage:
         done = preloaded.run(
             [*COMMAND, *arguments],
             cwd=folder,
-            env=environment | {f"FIVESTAGE_{name}": value for name, value in settings.items()},
+            env=environment | variables(settings),
             stdin=stdin,
             timeout=limit_s,
         )
@@ -135,7 +140,7 @@ def start_for_session(environment: dict[str, str]) -> Iterator[Start]:
     def start(*arguments: str, **settings: str) -> RunningCommand:
         process = preloaded.Popen[str](
             [*COMMAND, *arguments],
-            env=environment | {f"FIVESTAGE_{name}": value for name, value in settings.items()},
+            env=environment | variables(settings),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -168,7 +173,7 @@ def first_line(environment: dict[str, str]) -> FirstLine:
     def run(*arguments: str, **settings: str) -> Ran:
         with preloaded.Popen[str](
             [*COMMAND, *arguments],
-            env=environment | {f"FIVESTAGE_{name}": value for name, value in settings.items()},
+            env=environment | variables(settings),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -11,7 +11,7 @@ import pytest
 
 from support.preloaded import run
 
-from .conftest import GENEROUS
+from .conftest import GENEROUS, variables
 
 if TYPE_CHECKING:
     import subprocess
@@ -74,7 +74,7 @@ async def mine(query, ctx):
 """
 
 
-PATIENT = {f"FIVESTAGE_{name}": value for name, value in GENEROUS.items()}
+PATIENT = variables(GENEROUS)
 
 
 def ask(

@@ -14,7 +14,7 @@ from fivestage.cli import app
 from support import preloaded
 from support.documents import blocks, commands, section, text_of
 
-from .conftest import GENEROUS
+from .conftest import GENEROUS, variables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,8 +109,7 @@ def test_printed_commands(tmp_path: Path) -> None:
     assert new == ["fivestage", "new", "shop"]
     run(tmp_path, *new)
     assert "no problems found" in run(tmp_path / "shop", *check)
-    patient = {f"FIVESTAGE_{name}": value for name, value in GENEROUS.items()}
-    assert "  success  node greeter" in run(tmp_path / "shop", *ask, **patient)
+    assert "  success  node greeter" in run(tmp_path / "shop", *ask, **variables(GENEROUS))
 
 
 def test_printed_tests_pass(tmp_path: Path) -> None:
