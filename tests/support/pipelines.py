@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from support.apps import load as app
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from fivestage import Query, StageContext
 
 
-_held: set[str] = set()
+HELD = "TEST_HELD"
+"""The variable with the path of a file: it has the id of the query that held the process, which one does."""
 SUSPENDED_S = 0.5
 """A sleep of 10 ms that takes longer means that the process was suspended."""
 
@@ -24,8 +26,7 @@ SUSPENDED_S = 0.5
 @app.node("holds")
 async def _holds(query: Query, _ctx: StageContext) -> dict[str, Any]:
     """Hold the interpreter lock for some seconds, once: no Python code of this process runs meanwhile."""
-    if query.query_id not in _held:  # it will be read again
-        _held.add(query.query_id)
+    if _is_first(query):
         ctypes.PyDLL(None).sleep(int(query.user_input.split()[1]))
     return {"answer": "late"}
 
@@ -33,11 +34,20 @@ async def _holds(query: Query, _ctx: StageContext) -> dict[str, Any]:
 @app.node("suspends")
 async def _suspends(query: Query, _ctx: StageContext) -> dict[str, Any]:
     """Suspend this process, once; the test lets it continue."""
-    if query.query_id not in _held:
-        _held.add(query.query_id)
+    if _is_first(query):
         os.kill(os.getpid(), signal.SIGSTOP)
         _sleep_until_suspended()  # another thread may take the signal, and needs a core for that
     return {"answer": "late"}
+
+
+def _is_first(query: Query) -> bool:
+    """Write the query's id into the file, unless there is one: others follow, and this one is read again."""
+    try:
+        with Path(os.environ[HELD]).open("x") as held:
+            held.write(query.query_id)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _sleep_until_suspended() -> None:

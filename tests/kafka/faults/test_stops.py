@@ -21,10 +21,13 @@ from support.checker import (
 )
 from support.feeder import Feeder, event, write
 from support.operations import port_of, until, wait_for_partitions
+from support.pipelines import HELD
 from support.probe import metrics
 from support.process import ServiceProcess
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kafka.broker import RealBroker
     from kafka.conftest import MakeTopics
     from support.operations import RecordProperty
@@ -94,20 +97,22 @@ def test_sigterm_with_threads_that_are_stuck(
         pytest.param("holds", 4),
     ],
 )
-def test_the_process_is_suspended(kafka: RealBroker, make_topics: MakeTopics, how: str, held_s: int) -> None:
+def test_the_process_is_suspended(
+    kafka: RealBroker, make_topics: MakeTopics, tmp_path: Path, how: str, held_s: int
+) -> None:
     """A query that runs then times out; after more than a session the member rejoins; nothing is lost."""
     topics = make_topics(4)
     held_for_long = held_s > SESSION_S
+    held = tmp_path / "held"
     settings = settings_for(topics, **(SHORT_SESSION if held_for_long else {}))
     with (
-        ServiceProcess(APP, kafka.bootstrap, settings) as service,
+        ServiceProcess(APP, kafka.bootstrap, settings, environment={HELD: str(held)}) as service,
         Feeder(
             kafka.bootstrap, topics.queries, count=1600 + 200 * held_s, rate=200, user_input=NAP
         ) as feeder,
     ):
         wait_for_results(kafka.bootstrap, topics.results, 100)
-        ids = [*feeder.ids, "held"]  # which runs for certain when the process is held
-        write(kafka.bootstrap, topics.queries, [("held", event("held", f"{how} {held_s}"))])
+        ids = [*feeder.ids, *_write_until_held(kafka.bootstrap, topics.queries, f"{how} {held_s}", held)]
         if how == "suspends":
             _continue_later(service, held_s)
         if held_for_long:
@@ -119,7 +124,7 @@ def test_the_process_is_suspended(kafka: RealBroker, make_topics: MakeTopics, ho
     report = check(kafka.bootstrap, topics, ids, limits=UNTIMED)
     assert report.silent, report
     results = [json_of(message) for message in read_all(kafka.bootstrap, topics.results)]
-    assert "timeout" in {result["status"] for result in results if result["query_id"] == "held"}
+    assert "timeout" in {result["status"] for result in results if result["query_id"] == held.read_text()}
     for result in results:
         if result["status"] == "success":  # not later ones
             took_ms = sum(stage["duration_ms"] for stage in result["stages"] if stage["success"])
@@ -140,6 +145,20 @@ def test_a_query_that_costs_the_membership(kafka: RealBroker, make_topics: MakeT
     assert results == ["timeout", "timeout", "expired"]
     report = check(kafka.bootstrap, topics, ["held"], limits=UNTIMED)
     assert report.silent, report
+
+
+def _write_until_held(bootstrap: str, topic: str, user_input: str, held: Path) -> list[str]:
+    """Write queries until one holds the process: on a busy machine some wait too long and never run."""
+    ids: list[str] = []
+
+    def is_held() -> bool:
+        if not held.exists():
+            ids.append(f"held{len(ids)}")
+            write(bootstrap, topic, [(ids[-1], event(ids[-1], user_input))])
+        return held.exists()
+
+    until(is_held, "a query holds the process")
+    return ids
 
 
 def _continue_later(service: ServiceProcess, held_s: int) -> None:
