@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 HELD = "TEST_HELD"
-"""The variable with the path of a file: it has the id of the query that held the process, which one does."""
+"""The variable with the path of a file, into which the only query that holds the process writes its id."""
 SUSPENDED_S = 0.5
 """A sleep of 10 ms that takes longer means that the process was suspended."""
 
@@ -41,7 +41,7 @@ async def _suspends(query: Query, _ctx: StageContext) -> dict[str, Any]:
 
 
 def _is_first(query: Query) -> bool:
-    """Write the query's id into the file, unless there is one: others follow, and this one is read again."""
+    """Write the query's id into a new file; return false if it exists: a query held the process before."""
     try:
         with Path(os.environ[HELD]).open("x") as held:
             held.write(query.query_id)
